@@ -1,0 +1,2 @@
+//! Netd.
+fn main() {}
