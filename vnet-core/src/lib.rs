@@ -1,1 +1,26 @@
-//! vnet-core
+//! Networks for virtual machines on Linux: the library that thinks.
+//!
+//! Imports go only downward. Everything above the line needs feature `host`; everything below it has no OS, no
+//! clock and no runtime: time, randomness and bytes come in as arguments and effects go out as values.
+//!
+//! ```text
+//!      serve                 async shells: DHCP, DNS, RA sockets; the leases thread
+//!        |      \
+//!      host     store        the kernel (rtnetlink, nft, tap, sysctl) and the disk (redb)
+//!   -----+------------------------------------------------------------------ feature "host" above
+//!      plan   firewall   dhcp   dns   (lease)     decide
+//!          \       |      /
+//!        config   model                           what a network *is*, and its file formats
+//!              |
+//!            types                                MAC, names, ranges, units: can only be built valid
+//! ```
+//!
+//! | where | what |
+//! |---|---|
+//! | [`types`] | values that exist only if they are valid |
+//! | [`model`] | [`model::World`]: networks and ports, the whole truth the daemon keeps |
+//! | [`config`] | documents people write (TOML, JSON) to and from the model |
+
+pub mod config;
+pub mod model;
+pub mod types;
