@@ -1,1 +1,27 @@
-//! x
+//! What a network *is*: the [`World`] of networks and ports, as plain validated data.
+//!
+//! Nothing here does anything. A value of the model that exists is valid on its own; rules between networks
+//! (overlapping subnets, two owners of a name) are [`World::admit`]'s. Documents become model values in
+//! [`crate::config`]; kernel state, rules, leases and answers are all functions of a `World`.
+
+mod bridge;
+mod dhcp;
+mod dns;
+mod forward;
+mod network;
+mod options;
+mod port;
+mod publish;
+mod subnet;
+mod world;
+
+pub use bridge::Bridge;
+pub use dhcp::{Dhcp4, Dhcp6, RaMode, Reservation4, Reservation6};
+pub use dns::{Dns, HostRecord, Upstream};
+pub use forward::{Forward, ForwardKind, HostAccess, Nat};
+pub use network::{Network, Route4};
+pub use options::{DhcpOption, OptionKind, OptionRow, TABLE as DHCP_OPTIONS};
+pub use port::{Home, Owner, Port, PortKey, PortKind};
+pub use publish::{Protocol, Publish, Target};
+pub use subnet::{Subnet4, Subnet6};
+pub use world::{Clash, World};

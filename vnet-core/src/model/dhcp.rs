@@ -1,0 +1,89 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::DhcpOption;
+use crate::types::{LeaseTime, Mac, PortName, Range4};
+
+/// DHCPv4 of one subnet. Without ranges only reservations are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dhcp4 {
+    /// What may be handed out, in order; within the subnet, without overlaps.
+    pub ranges: Vec<Range4>,
+    /// Addresses that belong to somebody.
+    pub hosts: Vec<Reservation4>,
+    /// How long a lease lasts.
+    pub lease_time: LeaseTime,
+    /// What else every client of the subnet is told.
+    pub options: Vec<DhcpOption>,
+}
+
+/// An address, a name or both, kept for one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation4 {
+    /// Known by its MAC...
+    pub mac: Option<Mac>,
+    /// ...or by its client identifier (option 61, raw bytes)...
+    pub client_id: Option<Vec<u8>>,
+    /// ...or, with neither, by the name it sends. Also the name it gets.
+    pub name: Option<PortName>,
+    /// The address; `None` only names the client.
+    pub ip: Option<Ipv4Addr>,
+    /// Another lease time than the subnet's.
+    pub lease_time: Option<LeaseTime>,
+    /// Options that win over the subnet's.
+    pub options: Vec<DhcpOption>,
+}
+
+/// How guests of an IPv6 subnet get their addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RaMode {
+    /// Router advertisements with autonomous addresses, nothing else.
+    Slaac,
+    /// Autonomous addresses, and DHCPv6 for names and options.
+    Stateless,
+    /// Addresses only by DHCPv6.
+    Stateful,
+    /// Both kinds of addresses.
+    Both,
+}
+
+impl RaMode {
+    /// Every mode, in the order documents list them.
+    pub const ALL: [Self; 4] = [Self::Slaac, Self::Stateless, Self::Stateful, Self::Both];
+
+    /// The word documents use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Slaac => "slaac",
+            Self::Stateless => "stateless",
+            Self::Stateful => "stateful",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// Router advertisements and DHCPv6 of one subnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dhcp6 {
+    /// Who makes the addresses.
+    pub mode: RaMode,
+    /// What DHCPv6 may hand out, first to last.
+    pub ranges: Vec<(Ipv6Addr, Ipv6Addr)>,
+    /// Addresses that belong to somebody.
+    pub hosts: Vec<Reservation6>,
+    /// How long a lease lasts.
+    pub lease_time: LeaseTime,
+}
+
+/// An IPv6 address kept for one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation6 {
+    /// Known by its MAC...
+    pub mac: Option<Mac>,
+    /// ...or by its DUID.
+    pub duid: Option<Vec<u8>>,
+    /// The name it gets.
+    pub name: Option<PortName>,
+    /// The address.
+    pub ip: Ipv6Addr,
+}

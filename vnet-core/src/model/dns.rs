@@ -1,0 +1,34 @@
+use std::net::{IpAddr, SocketAddr};
+
+use crate::types::DomainName;
+
+/// DNS of one network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Whether the gateway answers DNS at all.
+    pub enabled: bool,
+    /// Who is asked about names we do not know; empty follows the host's resolvers.
+    pub upstreams: Vec<Upstream>,
+    /// Whether unknown names may be asked upstream at all (off for `isolated` unless upstreams are named).
+    pub forward: bool,
+    /// Names that the document gives to addresses.
+    pub hosts: Vec<HostRecord>,
+}
+
+/// One resolver to forward to, for every name or for one domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Only for names under this domain.
+    pub domain: Option<DomainName>,
+}
+
+/// An address and its names; the first is the canonical one (what PTR answers).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRecord {
+    /// The address.
+    pub ip: IpAddr,
+    /// At least one name; a name without a dot lies in the network's domain.
+    pub names: Vec<DomainName>,
+}

@@ -1,0 +1,378 @@
+//! *The* DHCPv4 option table: code, name and how its value is spelled. Documents, the server's replies, the
+//! guests' requests and `--help` all follow from it; a new option is one row.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::types::{DomainName, Invalid, Ipv4Net};
+
+/// How the value of an option is spelled, in documents and on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptionKind {
+    /// One address.
+    Address,
+    /// One or more addresses.
+    Addresses,
+    /// One byte.
+    U8,
+    /// Two bytes.
+    U16,
+    /// Four bytes.
+    U32,
+    /// Text.
+    Text,
+    /// Domain names, written one after another without compression (RFC 3397).
+    Domains,
+    /// `prefix gateway` pairs, written `10.0.0.0/8,192.168.1.1` (RFC 3442).
+    Routes,
+    /// Bytes in hexadecimal, with or without colons.
+    Hex,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionRow {
+    /// The number on the wire.
+    pub code: u8,
+    /// The name in documents.
+    pub name: &'static str,
+    /// How its value is spelled.
+    pub kind: OptionKind,
+}
+
+const fn row(code: u8, name: &'static str, kind: OptionKind) -> OptionRow {
+    OptionRow { code, name, kind }
+}
+
+use OptionKind::{Address, Addresses, Domains, Hex, Routes, Text, U8, U16, U32};
+
+/// Every option with a name. One without can be given by its number, in hexadecimal.
+pub const TABLE: &[OptionRow] = &[
+    row(1, "subnet-mask", Address),
+    row(2, "time-offset", U32),
+    row(3, "router", Addresses),
+    row(4, "time-server", Addresses),
+    row(6, "dns-server", Addresses),
+    row(7, "log-server", Addresses),
+    row(9, "lpr-server", Addresses),
+    row(12, "host-name", Text),
+    row(13, "boot-file-size", U16),
+    row(15, "domain-name", Text),
+    row(16, "swap-server", Address),
+    row(17, "root-path", Text),
+    row(18, "extensions-path", Text),
+    row(19, "ip-forwarding", U8),
+    row(23, "default-ttl", U8),
+    row(26, "mtu", U16),
+    row(28, "broadcast-address", Address),
+    row(31, "router-discovery", U8),
+    row(33, "static-routes", Addresses),
+    row(37, "tcp-ttl", U8),
+    row(38, "tcp-keepalive", U32),
+    row(40, "nis-domain", Text),
+    row(41, "nis-server", Addresses),
+    row(42, "ntp-server", Addresses),
+    row(43, "vendor-encapsulated", Hex),
+    row(44, "netbios-name-server", Addresses),
+    row(45, "netbios-datagram-server", Addresses),
+    row(46, "netbios-node-type", U8),
+    row(47, "netbios-scope", Text),
+    row(48, "x-font-server", Addresses),
+    row(49, "x-display-manager", Addresses),
+    row(58, "renewal-time", U32),
+    row(59, "rebinding-time", U32),
+    row(60, "vendor-class", Text),
+    row(64, "nisplus-domain", Text),
+    row(65, "nisplus-server", Addresses),
+    row(66, "tftp-server-name", Text),
+    row(67, "bootfile-name", Text),
+    row(69, "smtp-server", Addresses),
+    row(70, "pop3-server", Addresses),
+    row(72, "www-server", Addresses),
+    row(100, "posix-timezone", Text),
+    row(101, "tzdb-timezone", Text),
+    row(108, "ipv6-only-preferred", U32),
+    row(114, "captive-portal", Text),
+    row(116, "auto-config", U8),
+    row(119, "domain-search", Domains),
+    row(121, "classless-static-route", Routes),
+    row(150, "tftp-server-address", Addresses),
+    row(209, "pxe-config-file", Text),
+    row(210, "pxe-path-prefix", Text),
+    row(252, "wpad", Text),
+];
+
+/// Codes that are the protocol's own: a document cannot set them.
+const OURS: &[u8] = &[0, 1, 50, 51, 52, 53, 54, 55, 57, 61, 82, 255];
+
+/// One option as it goes over the wire.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DhcpOption {
+    /// The number.
+    pub code: u8,
+    /// The bytes; longer than 255 is split on the wire (RFC 3396).
+    pub data: Vec<u8>,
+}
+
+impl DhcpOption {
+    /// The table's row of a number.
+    #[must_use]
+    pub fn row(code: u8) -> Option<&'static OptionRow> {
+        TABLE.iter().find(|r| r.code == code)
+    }
+
+    /// From what a document says: the name or number of the option, and its values.
+    ///
+    /// # Errors
+    /// A sentence that says which rule is broken.
+    pub fn parse(key: &str, values: &[String]) -> Result<Self, Invalid> {
+        let (code, kind) = match (key.parse::<u8>(), TABLE.iter().find(|r| r.name == key)) {
+            (_, Some(row)) => (row.code, row.kind),
+            (Ok(code), None) => (code, Self::row(code).map_or(Hex, |r| r.kind)),
+            (Err(_), None) => {
+                return Err(Invalid::new(format!(
+                    "`{}` is not a DHCP option: use a name like `ntp-server`, or a number",
+                    key.escape_debug()
+                )));
+            }
+        };
+        if OURS.contains(&code) {
+            return Err(Invalid::new(format!(
+                "option {code} is the server's own: it follows from the subnet and the lease"
+            )));
+        }
+        let data = encode(kind, values).map_err(|why| Invalid::new(format!("`{key}` {why}")))?;
+        if data.len() > 1024 {
+            return Err(Invalid::new(format!(
+                "`{key}` is {} bytes: at most 1024",
+                data.len()
+            )));
+        }
+        Ok(Self { code, data })
+    }
+
+    /// The name (or number) and values as a document spells them.
+    #[must_use]
+    pub fn spell(&self) -> (String, Vec<String>) {
+        match Self::row(self.code) {
+            Some(row) => match decode(row.kind, &self.data) {
+                Some(values) => (row.name.to_owned(), values),
+                None => (self.code.to_string(), vec![hex(&self.data)]),
+            },
+            None => (self.code.to_string(), vec![hex(&self.data)]),
+        }
+    }
+}
+
+impl fmt::Display for DhcpOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, values) = self.spell();
+        write!(f, "{name} {}", values.join(" "))
+    }
+}
+
+fn encode(kind: OptionKind, values: &[String]) -> Result<Vec<u8>, String> {
+    let one = || match values {
+        [only] => Ok(only.as_str()),
+        _ => Err(format!("takes one value, not {}", values.len())),
+    };
+    let number = |max: u32| {
+        let text = one()?;
+        text.parse::<u32>()
+            .ok()
+            .filter(|n| *n <= max)
+            .ok_or_else(|| format!("takes a number from 0 to {max}, not `{text}`"))
+    };
+    let address = |text: &str| {
+        text.parse::<Ipv4Addr>()
+            .map_err(|_| format!("takes IPv4 addresses, not `{text}`"))
+    };
+    if values.is_empty() {
+        return Err("needs a value".to_owned());
+    }
+    match kind {
+        Address => Ok(address(one()?)?.octets().to_vec()),
+        Addresses => {
+            let all: Result<Vec<_>, _> = values.iter().map(|v| address(v)).collect();
+            Ok(all?.iter().flat_map(Ipv4Addr::octets).collect())
+        }
+        U8 => Ok(number(255)?.to_be_bytes()[3..].to_vec()),
+        U16 => Ok(number(65535)?.to_be_bytes()[2..].to_vec()),
+        U32 => Ok(number(u32::MAX)?.to_be_bytes().to_vec()),
+        Text => Ok(one()?.as_bytes().to_vec()),
+        Domains => encode_domains(values),
+        Routes => encode_routes(values),
+        Hex => unhex(one()?).ok_or_else(|| "takes bytes in hexadecimal, like 01:02:ff".to_owned()),
+    }
+}
+
+fn encode_domains(values: &[String]) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    for value in values {
+        let name: DomainName = value.parse().map_err(|e: Invalid| e.0)?;
+        for label in name.as_str().split('.') {
+            out.push(u8::try_from(label.len()).map_err(|_| "has a label that is too long")?);
+            out.extend_from_slice(label.as_bytes());
+        }
+        out.push(0);
+    }
+    Ok(out)
+}
+
+fn encode_routes(values: &[String]) -> Result<Vec<u8>, String> {
+    let mut out = Vec::new();
+    for value in values {
+        let bad = || format!("takes routes like `10.0.0.0/8,192.168.1.1`, not `{value}`");
+        let (net, via) = value.split_once(',').ok_or_else(bad)?;
+        let net: Ipv4Net = net.trim().parse().map_err(|_| bad())?;
+        let via: Ipv4Addr = via.trim().parse().map_err(|_| bad())?;
+        out.push(net.prefix_len());
+        let significant = usize::from(net.prefix_len().div_ceil(8));
+        out.extend_from_slice(&net.network().octets()[..significant]);
+        out.extend_from_slice(&via.octets());
+    }
+    Ok(out)
+}
+
+fn decode(kind: OptionKind, data: &[u8]) -> Option<Vec<String>> {
+    let address = |c: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(c).ok()?).to_string());
+    match kind {
+        Address => Some(vec![address(data)?]),
+        Addresses if data.is_empty() => None,
+        Addresses => data.chunks(4).map(address).collect(),
+        U8 => Some(vec![u8::from_be_bytes(data.try_into().ok()?).to_string()]),
+        U16 => Some(vec![u16::from_be_bytes(data.try_into().ok()?).to_string()]),
+        U32 => Some(vec![u32::from_be_bytes(data.try_into().ok()?).to_string()]),
+        Text => Some(vec![String::from_utf8(data.to_vec()).ok()?]),
+        Domains => decode_domains(data),
+        Routes => decode_routes(data),
+        Hex => Some(vec![hex(data)]),
+    }
+}
+
+fn decode_domains(mut data: &[u8]) -> Option<Vec<String>> {
+    let (mut names, mut labels) = (Vec::new(), Vec::<String>::new());
+    while let Some((&len, rest)) = data.split_first() {
+        if len == 0 {
+            names.push(std::mem::take(&mut labels).join("."));
+            data = rest;
+            continue;
+        }
+        labels.push(String::from_utf8(rest.get(..usize::from(len))?.to_vec()).ok()?);
+        data = &rest[usize::from(len)..];
+    }
+    labels.is_empty().then_some(names)
+}
+
+fn decode_routes(mut data: &[u8]) -> Option<Vec<String>> {
+    let mut routes = Vec::new();
+    while let Some((&len, rest)) = data.split_first() {
+        let significant = usize::from(len.div_ceil(8));
+        let mut net = [0u8; 4];
+        net.get_mut(..significant)?
+            .copy_from_slice(rest.get(..significant)?);
+        let via = <[u8; 4]>::try_from(rest.get(significant..significant + 4)?).ok()?;
+        routes.push(format!(
+            "{}/{len},{}",
+            Ipv4Addr::from(net),
+            Ipv4Addr::from(via)
+        ));
+        data = &rest[significant + 4..];
+    }
+    Some(routes)
+}
+
+/// Bytes as `01:02:ff`.
+fn hex(data: &[u8]) -> String {
+    data.iter()
+        .map(|b| format!("{b:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
+}
+
+/// `01:02:ff` or `0102ff` as bytes.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.bytes().filter(|b| *b != b':').collect();
+    if digits.is_empty() || digits.len() % 2 == 1 {
+        return None;
+    }
+    let nibble = |b: u8| {
+        char::from(b)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    digits
+        .chunks(2)
+        .map(|p| Some(nibble(p[0])? << 4 | nibble(p[1])?))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn strings(values: &[&str]) -> Vec<String> {
+        values.iter().map(|v| (*v).to_owned()).collect()
+    }
+
+    #[test]
+    fn codes_and_names_are_unique() {
+        assert_eq!(
+            TABLE.iter().map(|r| r.code).collect::<BTreeSet<_>>().len(),
+            TABLE.len()
+        );
+        assert_eq!(
+            TABLE.iter().map(|r| r.name).collect::<BTreeSet<_>>().len(),
+            TABLE.len()
+        );
+    }
+
+    #[test]
+    fn every_row_survives_a_round_trip() {
+        for row in TABLE.iter().filter(|r| !OURS.contains(&r.code)) {
+            let values = match row.kind {
+                Address => strings(&["10.0.0.1"]),
+                Addresses => strings(&["10.0.0.1", "10.0.0.2"]),
+                U8 | U16 | U32 => strings(&["7"]),
+                Text => strings(&["some text"]),
+                Domains => strings(&["lab.test", "example.org"]),
+                Routes => strings(&["10.0.0.0/8,192.168.1.1", "0.0.0.0/0,192.168.1.2"]),
+                Hex => strings(&["01:02:ff"]),
+            };
+            let option = DhcpOption::parse(row.name, &values).unwrap();
+            assert_eq!(
+                option.spell(),
+                (row.name.to_owned(), values),
+                "{}",
+                row.name
+            );
+            assert_eq!(
+                DhcpOption::parse(&row.code.to_string(), &option.spell().1).unwrap(),
+                option
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_document_may_not_say() {
+        for (key, values) in [
+            ("51", &["60"][..]),
+            ("nonsense", &["1"]),
+            ("256", &["01"]),
+            ("router", &["here"]),
+            ("router", &[]),
+            ("mtu", &["65536"]),
+            ("mtu", &["1", "2"]),
+            ("classless-static-route", &["10.0.0.0/33,1.1.1.1"]),
+            ("43", &["0g"]),
+            ("43", &["123"]),
+        ] {
+            assert!(
+                DhcpOption::parse(key, &strings(values)).is_err(),
+                "{key} {values:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,165 @@
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use crate::types::{IfName, Invalid, Mac, NetworkName, PortName, serde_as_text};
+
+/// Where a port is: on one of our networks, or on a plain bridge of the host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Home {
+    /// One of our networks.
+    Network(NetworkName),
+    /// A bridge that the host already has.
+    Bridge(IfName),
+}
+
+impl Home {
+    /// The network, where there is one.
+    #[must_use]
+    pub const fn network(&self) -> Option<&NetworkName> {
+        match self {
+            Self::Network(name) => Some(name),
+            Self::Bridge(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(name) => write!(f, "{name}"),
+            Self::Bridge(name) => write!(f, "bridge:{name}"),
+        }
+    }
+}
+
+/// Which port: its home and its name there. Written `default/web` or `bridge:br0/web`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortKey {
+    /// Where it is.
+    pub home: Home,
+    /// Its name there, which is also its guest's DNS name.
+    pub name: PortName,
+}
+
+serde_as_text!(PortKey);
+
+impl fmt::Display for PortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.home, self.name)
+    }
+}
+
+impl FromStr for PortKey {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let (home, name) = text.rsplit_once('/').ok_or_else(|| {
+            Invalid::new(format!(
+                "`{}` is not a port: write NETWORK/NAME, like default/web",
+                text.escape_debug()
+            ))
+        })?;
+        let home = match home.strip_prefix("bridge:") {
+            Some(bridge) => Home::Bridge(bridge.parse()?),
+            None => Home::Network(home.parse()?),
+        };
+        Ok(Self {
+            home,
+            name: name.parse()?,
+        })
+    }
+}
+
+/// Who may open a tap without being root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// The user's number.
+    pub uid: u32,
+}
+
+/// What the guest's end of a port is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortKind {
+    /// A persistent tap that a VMM opens by name.
+    Tap {
+        /// A user that may open it without being root.
+        owner: Option<Owner>,
+    },
+    /// A tap whose file descriptor is handed over on a unix socket; it is ours by name all the same.
+    TapFd {
+        /// The user that may fetch it, besides root.
+        owner: Option<Owner>,
+    },
+    /// An interface that somebody else made (veth, NIC): we only put it on the bridge, and take it off again.
+    External,
+    /// A vhost-user socket, served by the network's `virtio-net-backend` process.
+    VhostUser {
+        /// The user that may connect to it, besides root.
+        owner: Option<Owner>,
+    },
+}
+
+impl PortKind {
+    /// The word documents and commands use.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Tap { .. } => "tap",
+            Self::TapFd { .. } => "tap-fd",
+            Self::External => "external",
+            Self::VhostUser { .. } => "vhost-user",
+        }
+    }
+
+    /// Whether the interface is a tap that we make.
+    #[must_use]
+    pub const fn is_our_tap(&self) -> bool {
+        match self {
+            Self::Tap { .. } | Self::TapFd { .. } => true,
+            Self::External | Self::VhostUser { .. } => false,
+        }
+    }
+}
+
+/// One guest's plug.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Where and which.
+    pub key: PortKey,
+    /// What it is.
+    pub kind: PortKind,
+    /// The host's interface (for `vhost-user`: unused by the kernel, kept for its name).
+    pub interface: IfName,
+    /// The guest's MAC.
+    pub mac: Mac,
+    /// The IPv4 addresses that are the guest's alone (several only when the guest was given several).
+    pub ipv4: Vec<Ipv4Addr>,
+    /// The IPv6 addresses that are the guest's alone.
+    pub ipv6: Vec<Ipv6Addr>,
+    /// Whether the guest is held to its MAC and addresses and kept from playing server.
+    pub guard: bool,
+    /// Whether it may not reach the other isolated ports.
+    pub isolated: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys() {
+        for text in ["default/web", "bridge:br0/web"] {
+            assert_eq!(text.parse::<PortKey>().unwrap().to_string(), text);
+        }
+        for bad in [
+            "web",
+            "/web",
+            "default/",
+            "bridge:/web",
+            "bridge:0123456789abcdef/web",
+        ] {
+            assert!(bad.parse::<PortKey>().is_err(), "{bad}");
+        }
+    }
+}
