@@ -20,6 +20,7 @@ pub use dhcp::{Dhcp4, Dhcp6, RaMode, Reservation4, Reservation6};
 pub use dns::{Dns, HostRecord, Upstream};
 pub use forward::{Forward, ForwardKind, HostAccess, Nat};
 pub use network::{Network, Route4};
+pub(crate) use options::unhex;
 pub use options::{DhcpOption, OptionKind, OptionRow, TABLE as DHCP_OPTIONS};
 pub use port::{Home, Owner, Port, PortKey, PortKind};
 pub use publish::{Protocol, Publish, Target};

@@ -1,0 +1,295 @@
+//! The control queue: receive modes, MAC table, VLAN filter, announce, queue pairs, offloads.
+//!
+//! Served only where the transport brings it here; QEMU and cloud-hypervisor answer it themselves.
+
+use std::sync::Arc;
+
+use virtio_bindings::virtio_net as vn;
+use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
+
+use super::config_space::{ConfigSpace, STATUS_ANNOUNCE};
+use super::features::Features;
+use super::memory::Memory;
+use super::ring::Fault;
+
+use std::io::{Read, Write};
+
+/// Most MAC addresses of each kind that are kept; a driver with more gets all frames of that kind.
+const MAX_MACS: usize = 64;
+/// Commands of one turn; the rest wait for the next.
+const BUDGET: usize = 32;
+/// Longest command that is read.
+const MAX_COMMAND: usize = 2048;
+
+/// The control queue and what was set by it.
+#[derive(Debug)]
+pub struct Control {
+    queue: Option<(Queue, Arc<Memory>)>,
+    features: Features,
+    filter: Filter,
+    pairs: u16,
+    offloads: Option<u64>,
+}
+
+/// Which frames the driver wants.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    mac: [u8; 6],
+    promiscuous: bool,
+    all_multicast: bool,
+    all_unicast: bool,
+    no_multicast: bool,
+    no_unicast: bool,
+    no_broadcast: bool,
+    unicast: Vec<[u8; 6]>,
+    multicast: Vec<[u8; 6]>,
+    /// One bit a VLAN.
+    vlans: Box<[u64; 64]>,
+}
+
+impl Control {
+    pub(super) fn new(mac: [u8; 6]) -> Self {
+        Self {
+            queue: None,
+            features: Features::default(),
+            filter: Filter::new(mac),
+            pairs: 1,
+            offloads: None,
+        }
+    }
+
+    pub(super) fn negotiated(&mut self, features: Features) {
+        self.features = features;
+    }
+
+    pub(super) fn start(&mut self, memory: Arc<Memory>, setup: QueueState) -> Result<(), Fault> {
+        let queue = Queue::try_from(setup).map_err(|_| Fault::Setup)?;
+        if !queue.is_valid(memory.map()) {
+            return Err(Fault::Setup);
+        }
+        self.queue = Some((queue, memory));
+        Ok(())
+    }
+
+    pub(super) fn stop(&mut self) -> Option<QueueState> {
+        self.queue.take().map(|(queue, _)| queue.state())
+    }
+
+    pub(super) fn state(&self) -> Option<QueueState> {
+        self.queue.as_ref().map(|(queue, _)| queue.state())
+    }
+
+    /// Whether the control queue runs, so that what it set counts.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Queue pairs in use.
+    #[must_use]
+    pub fn pairs(&self) -> u16 {
+        self.pairs
+    }
+
+    /// Which frames the driver wants.
+    #[must_use]
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Receive offloads as the driver last set them, where it did.
+    #[must_use]
+    pub fn offloads(&self) -> Option<Features> {
+        self.offloads.map(Features::from_bits)
+    }
+
+    pub(super) fn serve(&mut self, config: &mut ConfigSpace) -> Result<bool, Fault> {
+        let Some((mut queue, memory)) = self.queue.take() else {
+            return Ok(false);
+        };
+        let served = self.serve_queue(&mut queue, &memory, config);
+        self.queue = Some((queue, memory));
+        served
+    }
+
+    fn serve_queue(
+        &mut self,
+        queue: &mut Queue,
+        memory: &Memory,
+        config: &mut ConfigSpace,
+    ) -> Result<bool, Fault> {
+        let map = memory.map();
+        for _ in 0..BUDGET {
+            let chain = match queue.iter(map) {
+                Ok(mut chains) => chains.next(),
+                Err(_) => return Err(Fault::IndexJump),
+            };
+            let Some(chain) = chain else {
+                break;
+            };
+            let head = chain.head_index();
+            let mut reader = chain
+                .clone()
+                .reader(map)
+                .map_err(|_| Fault::OutsideMemory)?;
+            let mut writer = chain.writer(map).map_err(|_| Fault::OutsideMemory)?;
+            let mut command = vec![0; reader.available_bytes().min(MAX_COMMAND)];
+            reader
+                .read_exact(&mut command)
+                .map_err(|_| Fault::OutsideMemory)?;
+            let ack = if self.obey(&command, config).is_some() {
+                vn::VIRTIO_NET_OK
+            } else {
+                vn::VIRTIO_NET_ERR
+            };
+            let written = writer.write(&[u8::try_from(ack).unwrap_or(1)]).unwrap_or(0);
+            queue
+                .add_used(map, head, u32::try_from(written).unwrap_or(0))
+                .map_err(|_| Fault::DescriptorNumber)?;
+        }
+        queue
+            .needs_notification(map)
+            .map_err(|_| Fault::OutsideMemory)
+    }
+
+    /// `None` when the command is refused.
+    fn obey(&mut self, command: &[u8], config: &mut ConfigSpace) -> Option<()> {
+        let (&[class, kind], data) = command.split_at_checked(2)? else {
+            return None;
+        };
+        match u32::from(class) {
+            vn::VIRTIO_NET_CTRL_RX => self.set_mode(kind, *data.first()? != 0),
+            vn::VIRTIO_NET_CTRL_MAC => self.set_mac(kind, data, config),
+            vn::VIRTIO_NET_CTRL_VLAN => self.set_vlan(kind, data),
+            vn::VIRTIO_NET_CTRL_ANNOUNCE if u32::from(kind) == vn::VIRTIO_NET_CTRL_ANNOUNCE_ACK => {
+                config.status &= !STATUS_ANNOUNCE;
+                Some(())
+            }
+            vn::VIRTIO_NET_CTRL_MQ if u32::from(kind) == vn::VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET => {
+                let pairs = u16::from_le_bytes(data.get(..2)?.try_into().ok()?);
+                let valid = self.features.has(Features::MQ)
+                    && (1..=config.max_queue_pairs).contains(&pairs);
+                valid.then(|| self.pairs = pairs)
+            }
+            vn::VIRTIO_NET_CTRL_GUEST_OFFLOADS
+                if u32::from(kind) == vn::VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET =>
+            {
+                let wanted = u64::from_le_bytes(data.get(..8)?.try_into().ok()?);
+                let can = self.features.has(Features::CTRL_GUEST_OFFLOADS)
+                    && self.features.has(Features::from_bits(wanted));
+                can.then(|| self.offloads = Some(wanted))
+            }
+            _ => None,
+        }
+    }
+
+    fn set_mode(&mut self, kind: u8, on: bool) -> Option<()> {
+        let kind = u32::from(kind);
+        let extra = kind >= vn::VIRTIO_NET_CTRL_RX_ALLUNI;
+        let needed = if extra {
+            Features::CTRL_RX_EXTRA
+        } else {
+            Features::CTRL_RX
+        };
+        if !self.features.has(needed) {
+            return None;
+        }
+        let mode = match kind {
+            vn::VIRTIO_NET_CTRL_RX_PROMISC => &mut self.filter.promiscuous,
+            vn::VIRTIO_NET_CTRL_RX_ALLMULTI => &mut self.filter.all_multicast,
+            vn::VIRTIO_NET_CTRL_RX_ALLUNI => &mut self.filter.all_unicast,
+            vn::VIRTIO_NET_CTRL_RX_NOMULTI => &mut self.filter.no_multicast,
+            vn::VIRTIO_NET_CTRL_RX_NOUNI => &mut self.filter.no_unicast,
+            vn::VIRTIO_NET_CTRL_RX_NOBCAST => &mut self.filter.no_broadcast,
+            _ => return None,
+        };
+        *mode = on;
+        Some(())
+    }
+
+    fn set_mac(&mut self, kind: u8, data: &[u8], config: &mut ConfigSpace) -> Option<()> {
+        match u32::from(kind) {
+            vn::VIRTIO_NET_CTRL_MAC_ADDR_SET if self.features.has(Features::CTRL_MAC_ADDR) => {
+                let mac = data.get(..6)?.try_into().ok()?;
+                config.mac = mac;
+                self.filter.mac = mac;
+            }
+            vn::VIRTIO_NET_CTRL_MAC_TABLE_SET if self.features.has(Features::CTRL_RX) => {
+                let (unicast, rest) = mac_table(data)?;
+                let (multicast, _) = mac_table(rest)?;
+                // Too many to keep: take all of that kind.
+                self.filter.all_unicast |= unicast.len() > MAX_MACS;
+                self.filter.all_multicast |= multicast.len() > MAX_MACS;
+                self.filter.unicast = unicast.into_iter().take(MAX_MACS).collect();
+                self.filter.multicast = multicast.into_iter().take(MAX_MACS).collect();
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn set_vlan(&mut self, kind: u8, data: &[u8]) -> Option<()> {
+        let vlan = u16::from_le_bytes(data.get(..2)?.try_into().ok()?);
+        let word = self.filter.vlans.get_mut(usize::from(vlan / 64))?;
+        if !self.features.has(Features::CTRL_VLAN) {
+            return None;
+        }
+        match u32::from(kind) {
+            vn::VIRTIO_NET_CTRL_VLAN_ADD => *word |= 1 << (vlan % 64),
+            vn::VIRTIO_NET_CTRL_VLAN_DEL => *word &= !(1 << (vlan % 64)),
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+fn mac_table(data: &[u8]) -> Option<(Vec<[u8; 6]>, &[u8])> {
+    let (count, rest) = data.split_at_checked(4)?;
+    let count = usize::try_from(u32::from_le_bytes(count.try_into().ok()?)).ok()?;
+    let (macs, rest) = rest.split_at_checked(count.checked_mul(6)?)?;
+    Some((macs.as_chunks().0.to_vec(), rest))
+}
+
+impl Filter {
+    fn new(mac: [u8; 6]) -> Self {
+        Self {
+            mac,
+            // Until the driver sets a mode it gets everything, as from QEMU.
+            promiscuous: true,
+            all_multicast: false,
+            all_unicast: false,
+            no_multicast: false,
+            no_unicast: false,
+            no_broadcast: false,
+            unicast: Vec::new(),
+            multicast: Vec::new(),
+            vlans: Box::new([0; 64]),
+        }
+    }
+
+    /// Whether the driver wants the frame that begins with `head`.
+    #[must_use]
+    pub fn admits(&self, head: &[u8], features: Features) -> bool {
+        let Some(to) = head.first_chunk::<6>() else {
+            return false;
+        };
+        if self.promiscuous || !features.has(Features::CTRL_RX) {
+            return true;
+        }
+        if features.has(Features::CTRL_VLAN) && head.get(12..14) == Some(&[0x81, 0]) {
+            let tag = head
+                .get(14..16)
+                .map_or(0, |b| u16::from_be_bytes([b[0], b[1]]) & 0xfff);
+            if self.vlans[usize::from(tag / 64)] & 1 << (tag % 64) == 0 {
+                return false;
+            }
+        }
+        if *to == [0xff; 6] {
+            !self.no_broadcast
+        } else if to[0] & 1 == 1 {
+            !self.no_multicast && (self.all_multicast || self.multicast.contains(to))
+        } else {
+            !self.no_unicast && (self.all_unicast || *to == self.mac || self.unicast.contains(to))
+        }
+    }
+}

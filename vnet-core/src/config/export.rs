@@ -1,0 +1,179 @@
+//! From a [`Network`] back to its document: complete, so that it can be edited and applied again.
+
+use std::collections::BTreeMap;
+
+use super::native::{
+    BridgeDoc, DhcpDoc, DnsDoc, DomainDoc, ForwardDoc, HostDoc, NetworkDoc, OptionDoc, PublishDoc,
+    ReservationDoc, RouteDoc, SubnetDoc, UpstreamDoc,
+};
+use crate::model::{
+    Bridge, Dhcp4, DhcpOption, Dns, Forward, Network, Reservation4, Reservation6, Subnet4, Subnet6,
+};
+use crate::types::LeaseTime;
+
+impl NetworkDoc {
+    /// The document of a network, with everything it has.
+    #[must_use]
+    pub fn of(network: &Network) -> Self {
+        let ours = network.owns_bridge();
+        Self {
+            name: network.name.to_string(),
+            uuid: Some(network.uuid.to_string()),
+            autostart: Some(network.autostart),
+            isolate_ports: network.isolate_ports.then_some(true),
+            host_access: ours.then(|| network.host_access.word().to_owned()),
+            bridge: Some(bridge(&network.bridge, ours)),
+            forward: Some(forward(&network.forward)),
+            domain: network.domain.as_ref().map(|name| DomainDoc {
+                name: name.to_string(),
+                local_only: (!network.local_only).then_some(false),
+            }),
+            dns: ours.then(|| dns(&network.dns)),
+            subnet: network
+                .subnets4
+                .iter()
+                .map(subnet4)
+                .chain(network.subnets6.iter().map(subnet6))
+                .collect(),
+            route: network
+                .routes
+                .iter()
+                .map(|r| RouteDoc {
+                    to: r.to.to_string(),
+                    via: r.via.to_string(),
+                    metric: Some(r.metric),
+                })
+                .collect(),
+            publish: network
+                .publish
+                .iter()
+                .map(|p| PublishDoc {
+                    guest: p.target.to_string(),
+                    ports: p.to_string(),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn bridge(bridge: &Bridge, ours: bool) -> BridgeDoc {
+    BridgeDoc {
+        name: Some(bridge.name.to_string()),
+        mac: ours.then(|| bridge.mac.to_string()),
+        mtu: bridge.mtu.map(|m| u32::from(m.get())),
+        stp: bridge.stp.then_some(true),
+    }
+}
+
+fn forward(forward: &Forward) -> ForwardDoc {
+    let mut doc = ForwardDoc {
+        mode: forward.kind().word().to_owned(),
+        egress: forward.egress().map(ToString::to_string),
+        ..ForwardDoc::default()
+    };
+    if let Forward::Nat(nat) = forward {
+        doc.addresses = nat.addresses.map(|a| a.to_string());
+        doc.ports =
+            (nat.ports != (1024, 65535)).then(|| format!("{}-{}", nat.ports.0, nat.ports.1));
+        doc.ipv6 = nat.ipv6.then_some(true);
+    }
+    doc
+}
+
+fn dns(dns: &Dns) -> DnsDoc {
+    DnsDoc {
+        enabled: (!dns.enabled).then_some(false),
+        forward: Some(dns.forward),
+        upstream: dns
+            .upstreams
+            .iter()
+            .map(|u| UpstreamDoc {
+                address: u.address.to_string(),
+                domain: u.domain.as_ref().map(ToString::to_string),
+            })
+            .collect(),
+        host: dns
+            .hosts
+            .iter()
+            .map(|h| HostDoc {
+                ip: h.ip.to_string(),
+                names: h.names.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+    }
+}
+
+fn subnet4(subnet: &Subnet4) -> SubnetDoc {
+    let dhcp = |dhcp: &Dhcp4| DhcpDoc {
+        mode: None,
+        ranges: Some(dhcp.ranges.iter().map(ToString::to_string).collect()),
+        lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
+        options: options(&dhcp.options),
+        host: dhcp.hosts.iter().map(reservation4).collect(),
+    };
+    SubnetDoc {
+        address: subnet.address.to_string(),
+        dhcp: subnet.dhcp.as_ref().map(dhcp),
+    }
+}
+
+fn subnet6(subnet: &Subnet6) -> SubnetDoc {
+    let dhcp = &subnet.dhcp;
+    SubnetDoc {
+        address: subnet.address.to_string(),
+        dhcp: Some(DhcpDoc {
+            mode: Some(dhcp.mode.word().to_owned()),
+            ranges: Some(
+                dhcp.ranges
+                    .iter()
+                    .map(|(a, b)| format!("{a}-{b}"))
+                    .collect(),
+            ),
+            lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
+            options: BTreeMap::new(),
+            host: dhcp.hosts.iter().map(reservation6).collect(),
+        }),
+    }
+}
+
+fn options(options: &[DhcpOption]) -> BTreeMap<String, OptionDoc> {
+    let doc = |mut values: Vec<String>| match values.len() {
+        1 => OptionDoc::One(values.remove(0)),
+        _ => OptionDoc::Many(values),
+    };
+    options
+        .iter()
+        .map(DhcpOption::spell)
+        .map(|(key, values)| (key, doc(values)))
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
+}
+
+fn reservation4(host: &Reservation4) -> ReservationDoc {
+    ReservationDoc {
+        mac: host.mac.map(|m| m.to_string()),
+        client_id: host.client_id.as_deref().map(hex),
+        duid: None,
+        ip: host.ip.map(|ip| ip.to_string()),
+        name: host.name.as_ref().map(ToString::to_string),
+        lease_time: host.lease_time.map(|t| t.to_string()),
+        options: options(&host.options),
+    }
+}
+
+fn reservation6(host: &Reservation6) -> ReservationDoc {
+    ReservationDoc {
+        mac: host.mac.map(|m| m.to_string()),
+        duid: host.duid.as_deref().map(hex),
+        ip: Some(host.ip.to_string()),
+        name: host.name.as_ref().map(ToString::to_string),
+        ..ReservationDoc::default()
+    }
+}

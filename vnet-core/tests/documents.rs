@@ -1,0 +1,254 @@
+//! Documents: what they mean, that they survive a round trip, and that every mistake is told with its place.
+
+use uuid::Uuid;
+use vnet_core::config::native::{NetworkDoc, from_json, from_toml};
+use vnet_core::config::{Fill, Problems};
+use vnet_core::model::{Forward, Network};
+
+fn fill() -> Fill {
+    Fill {
+        uuid: Uuid::from_u128(7),
+        bridge: "virbr7".parse().expect("a name"),
+        mac: "52:54:00:00:00:07".parse().expect("a MAC"),
+        subnets: vec!["192.168.122.1/24".parse().expect("a prefix")],
+    }
+}
+
+fn read(text: &str) -> Result<Network, Problems> {
+    let mut docs = from_toml(text)?;
+    assert_eq!(docs.len(), 1);
+    docs.remove(0).settle(&fill())
+}
+
+/// The places that are told wrong.
+fn places(text: &str) -> Vec<String> {
+    let problems = read(text).expect_err("a broken document was taken");
+    for problem in &problems.0 {
+        assert!(problem.rule.len() > 10, "a rule must teach: {problem}");
+    }
+    problems.0.into_iter().map(|p| p.at).collect()
+}
+
+const LAB: &str = r#"
+name = "lab"
+[bridge]
+mtu = 9000
+[forward]
+mode = "nat"
+egress = "eth0"
+ports = "2000-3000"
+[domain]
+name = "lab.test"
+[dns]
+upstream = [{ address = "9.9.9.9" }, { address = "10.1.1.1:5353", domain = "corp.test" }]
+[[dns.host]]
+ip = "10.50.0.200"
+names = ["printer", "printer.office.test"]
+[[subnet]]
+address = "10.50.0.1/16"
+[subnet.dhcp]
+ranges = ["10.50.0.2-10.50.200.254"]
+lease_time = "2h"
+[subnet.dhcp.options]
+ntp-server = ["10.50.0.3", "10.50.0.4"]
+mtu = 9000
+224 = "01:02"
+[[subnet.dhcp.host]]
+mac = "52:54:00:00:00:01"
+ip = "10.50.0.9"
+name = "web"
+[[subnet]]
+address = "fd00:50::1/64"
+[subnet.dhcp]
+mode = "both"
+[[subnet.dhcp.host]]
+mac = "52:54:00:00:00:01"
+ip = "fd00:50::9"
+[[route]]
+to = "10.99.0.0/16"
+via = "10.50.0.9"
+[[publish]]
+guest = "web"
+ports = "8080:80/tcp"
+"#;
+
+#[test]
+fn everything_survives_the_way_to_the_model_and_back() {
+    let network = read(LAB).unwrap();
+    let doc = NetworkDoc::of(&network);
+    let toml = doc.to_toml().unwrap();
+    assert_eq!(read(&toml).unwrap(), network, "{toml}");
+    let json = serde_json::to_string(&doc).unwrap();
+    assert_eq!(from_json(&json).unwrap(), vec![doc]);
+}
+
+#[test]
+fn a_name_is_enough() {
+    let network = read("name = \"lab\"").unwrap();
+    assert!(matches!(network.forward, Forward::Nat(_)));
+    assert_eq!(network.bridge.name.as_str(), "virbr7");
+    let subnet = &network.subnets4[0];
+    assert_eq!(subnet.address.to_string(), "192.168.122.1/24");
+    let ranges = &subnet.dhcp.as_ref().unwrap().ranges;
+    assert_eq!(ranges[0].to_string(), "192.168.122.2-192.168.122.254");
+    assert!(network.autostart && network.local_only && network.dns.forward);
+}
+
+#[test]
+fn isolated_does_not_ask_upstream_unless_told() {
+    let base = "name = \"i\"\n[forward]\nmode = \"isolated\"\n";
+    assert!(!read(base).unwrap().dns.forward);
+    let told = format!("{base}[dns]\nupstream = [{{ address = \"9.9.9.9\" }}]\n");
+    assert!(read(&told).unwrap().dns.forward);
+}
+
+#[test]
+fn ranges_go_around_a_gateway_in_the_middle() {
+    let text = "name = \"m\"\n[[subnet]]\naddress = \"10.0.0.100/24\"\n[subnet.dhcp]\n";
+    let network = read(text).unwrap();
+    let ranges: Vec<_> = network.subnets4[0]
+        .dhcp
+        .as_ref()
+        .unwrap()
+        .ranges
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(ranges, ["10.0.0.1-10.0.0.99", "10.0.0.101-10.0.0.254"]);
+}
+
+#[test]
+fn several_networks_in_one_file() {
+    let docs = from_toml("[[network]]\nname = \"a\"\n[[network]]\nname = \"b\"\n").unwrap();
+    assert_eq!(
+        docs.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(),
+        ["a", "b"]
+    );
+    assert_eq!(
+        from_json("[{\"name\":\"a\"},{\"name\":\"b\"}]")
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn mistakes_are_told_with_their_place() {
+    let subnet =
+        |rest: &str| format!("name = \"x\"\n[[subnet]]\naddress = \"10.0.0.1/24\"\n{rest}");
+    for (text, at) in [
+        ("name = \"../x\"".to_owned(), "name"),
+        (
+            "name = \"x\"\n[bridge]\nname = \"sixteen-bytes-xx\"".to_owned(),
+            "bridge.name",
+        ),
+        (
+            "name = \"x\"\n[bridge]\nmac = \"01:00:00:00:00:00\"".to_owned(),
+            "bridge.mac",
+        ),
+        ("name = \"x\"\n[bridge]\nmtu = 100".to_owned(), "bridge.mtu"),
+        (
+            "name = \"x\"\n[forward]\nmode = \"route\"".to_owned(),
+            "forward.mode",
+        ),
+        (
+            "name = \"x\"\n[forward]\nmode = \"isolated\"\negress = \"eth0\"".to_owned(),
+            "forward.egress",
+        ),
+        (
+            "name = \"x\"\n[forward]\nmode = \"nat\"\nports = \"9-1\"".to_owned(),
+            "forward.ports",
+        ),
+        (
+            "name = \"x\"\n[[subnet]]\naddress = \"10.0.0.0/24\"".to_owned(),
+            "subnet[0].address",
+        ),
+        (
+            "name = \"x\"\n[[subnet]]\naddress = \"10.0.0.1/31\"".to_owned(),
+            "subnet[0].address",
+        ),
+        (
+            "name = \"x\"\n[[subnet]]\naddress = \"127.0.0.1/8\"".to_owned(),
+            "subnet[0].address",
+        ),
+        (
+            "name = \"x\"\n[[subnet]]\naddress = \"fe80::1/64\"".to_owned(),
+            "subnet[0].address",
+        ),
+        (
+            subnet("[subnet.dhcp]\nranges = [\"10.0.1.2-10.0.1.9\"]"),
+            "subnet[0].dhcp.ranges[0]",
+        ),
+        (
+            subnet("[subnet.dhcp]\nranges = [\"10.0.0.2-10.0.0.9\", \"10.0.0.9-10.0.0.12\"]"),
+            "subnet[0].dhcp.ranges[1]",
+        ),
+        (
+            subnet("[subnet.dhcp]\nlease_time = \"1s\""),
+            "subnet[0].dhcp.lease_time",
+        ),
+        (
+            subnet("[subnet.dhcp.options]\nnonsense = 1"),
+            "subnet[0].dhcp.options.nonsense",
+        ),
+        (
+            subnet("[[subnet.dhcp.host]]\nname = \"a\"\nip = \"10.0.0.1\""),
+            "subnet[0].dhcp.host[0].ip",
+        ),
+        (
+            subnet("[[subnet.dhcp.host]]\nip = \"10.0.0.9\""),
+            "subnet[0].dhcp.host[0]",
+        ),
+        (
+            subnet(
+                "[[subnet.dhcp.host]]\nname = \"a\"\n[[subnet.dhcp.host]]\nname = \"a\"\nip = \"10.0.0.9\"",
+            ),
+            "subnet[0].dhcp.host[1].name",
+        ),
+        (subnet("[[subnet]]\naddress = \"10.0.0.129/25\""), "subnet"),
+        (
+            subnet("[[route]]\nto = \"10.9.0.0/16\"\nvia = \"10.9.0.1\""),
+            "route[0].via",
+        ),
+        (
+            subnet("[[publish]]\nguest = \"10.9.0.1\"\nports = \"80:80\""),
+            "publish[0].guest",
+        ),
+        (
+            subnet("[[publish]]\nguest = \"web\"\nports = \"80\""),
+            "publish[0].ports",
+        ),
+        (
+            subnet("[[dns.host]]\nip = \"x\"\nnames = [\"a\"]"),
+            "dns.host[0].ip",
+        ),
+        (
+            "name = \"x\"\n[forward]\nmode = \"bridge\"".to_owned(),
+            "bridge.name",
+        ),
+    ] {
+        let told = places(&text);
+        assert!(
+            told.iter().any(|place| place == at),
+            "{text}\nwanted {at}, told {told:?}"
+        );
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = "name = \"/\"\nhost_access = \"some\"\n[forward]\nmode = \"nat\"\nports = \"x\"\n";
+    assert_eq!(places(text), ["name", "forward.ports", "host_access"]);
+}
+
+#[test]
+fn a_broken_text_is_told_by_line() {
+    let at = |text: &str| from_toml(text).unwrap_err().0.remove(0);
+    assert_eq!(at("name = \"x\"\nnmae = \"y\"\n").at, "line 2, column 1");
+    assert_eq!(
+        at("name = \"x\"\n[bridge\n").at.split(',').next(),
+        Some("line 2")
+    );
+    let json = from_json("{\"name\":\"x\",\"subnet\":[{\"address\":5}]}").unwrap_err();
+    assert_eq!(json.0[0].at, "subnet[0].address");
+}
