@@ -20,7 +20,12 @@
 //! | [`types`] | values that exist only if they are valid |
 //! | [`model`] | [`model::World`]: networks and ports, the whole truth the daemon keeps |
 //! | [`config`] | documents people write (TOML, JSON) to and from the model |
+//! | [`lease`] | who holds which address: records, pool, book |
+//! | [`store`] | the one file that survives (feature `host`) |
 
 pub mod config;
+pub mod lease;
 pub mod model;
+#[cfg(feature = "host")]
+pub mod store;
 pub mod types;
