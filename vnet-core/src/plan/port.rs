@@ -1,0 +1,95 @@
+use super::{HostState, Knob, Link, LinkKind, Mark, PortFlags, Sysctl, TapOptions, bridge};
+use crate::model::{Home, Owner, Port, PortKind, World};
+use crate::types::IfName;
+
+/// Adds what a port asks for.
+///
+/// The tap of a port lives as long as the port does: while its network is stopped it is off the bridge and down, so
+/// that the guest that holds it open is put back by a start. (Down, because a tap that is up and on no bridge would
+/// hand the guest's packets to the host itself.)
+pub(super) fn add(state: &mut HostState, world: &World, port: &Port) {
+    let live = port
+        .key
+        .home
+        .network()
+        .is_none_or(|n| world.active.contains(n));
+    if let Home::Bridge(name) = &port.key.home {
+        bridge::add_hosts(state, name);
+    }
+    let master = world.bridge_of(port).filter(|_| live);
+    match &port.kind {
+        PortKind::Tap { owner } | PortKind::TapFd { owner } => {
+            let mark = Mark::Port(port.key.clone());
+            let mut link = tap(mark, *owner, master);
+            link.flags.isolated = live && port.isolated;
+            add_tap(state, &port.interface, link);
+        }
+        PortKind::External => {
+            if let Some(master) = master {
+                let link = lent(port, master);
+                state.links.insert(port.interface.clone(), link);
+            }
+        }
+        PortKind::VhostUser { owner: _ } => {
+            if let Some(master) = master {
+                add_uplink(state, port, master);
+            }
+        }
+    }
+}
+
+fn tap(mark: Mark, owner: Option<Owner>, master: Option<&IfName>) -> Link {
+    let options = TapOptions {
+        multi_queue: true,
+        owner: owner.map(|o| o.uid),
+    };
+    Link {
+        mark: Some(mark),
+        up: master.is_some(),
+        master: master.cloned(),
+        ..Link::foreign(LinkKind::Tap(options))
+    }
+}
+
+/// The host has no business of its own on a tap: without IPv6 it sends the guest no solicitations either.
+fn add_tap(state: &mut HostState, name: &IfName, link: Link) {
+    let key = Sysctl::Interface(name.clone(), Knob::DisableIpv6);
+    state.sysctls.insert(key, "1".to_owned());
+    state.links.insert(name.clone(), link);
+}
+
+fn lent(port: &Port, master: &IfName) -> Link {
+    Link {
+        mark: Some(Mark::Lent(port.key.clone())),
+        up: true,
+        master: Some(master.clone()),
+        flags: PortFlags {
+            isolated: port.isolated,
+            hairpin: false,
+        },
+        ..Link::foreign(LinkKind::Other)
+    }
+}
+
+/// One tap for all vhost-user ports of a home; isolated only if each of them is.
+fn add_uplink(state: &mut HostState, port: &Port, master: &IfName) {
+    let home = &port.key.home;
+    let name = uplink(home);
+    let others = state.links.get(&name).is_none_or(|l| l.flags.isolated);
+    let mut link = tap(Mark::Uplink(home.clone()), None, Some(master));
+    link.kind = LinkKind::Tap(TapOptions::default());
+    link.flags.isolated = others && port.isolated;
+    add_tap(state, &name, link);
+}
+
+/// The name of the tap by which the vhost-user ports of a home hang on its bridge.
+#[must_use]
+pub fn uplink(home: &Home) -> IfName {
+    // FNV-1a, since the name must be the same in every process and version.
+    let hash = home.to_string().bytes().fold(0x811c_9dc5_u32, |h, b| {
+        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
+    });
+    format!("vu-{hash:08x}")
+        .parse()
+        .expect("eleven letters and digits are an interface name")
+}

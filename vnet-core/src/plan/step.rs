@@ -1,0 +1,170 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::{Link, Mark, Route, Sysctl};
+use crate::types::{IfName, IpNet};
+
+/// One change of the host that can be undone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make a link, down and on no bridge.
+    Create(NewLink),
+    /// Delete a link of ours, which is down and on no bridge.
+    Delete(NewLink),
+    /// Change what differs between two descriptions of a link.
+    Change {
+        /// Which link.
+        name: IfName,
+        /// What it is.
+        from: Link,
+        /// What it becomes.
+        to: Link,
+    },
+    /// Give a bridge an address.
+    AddAddress(IfName, IpNet),
+    /// Take it away.
+    RemoveAddress(IfName, IpNet),
+    /// Add a route.
+    AddRoute(Route),
+    /// Remove it.
+    RemoveRoute(Route),
+    /// Set a sysctl.
+    Set {
+        /// Which.
+        key: Sysctl,
+        /// Its value.
+        from: String,
+        /// Its new value.
+        to: String,
+        /// Whether it is a value of the host's own, to be given back one day.
+        hosts: bool,
+    },
+}
+
+/// A link with all that comes and goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewLink {
+    /// Its name.
+    pub name: IfName,
+    /// What it is.
+    pub link: Link,
+    /// Its sysctls.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// Other people's links that are on this bridge.
+    pub ports: BTreeSet<IfName>,
+}
+
+impl Step {
+    /// The step that takes this one back.
+    #[must_use]
+    pub fn undo(&self) -> Self {
+        match self {
+            Self::Create(link) => Self::Delete(link.clone()),
+            Self::Delete(link) => Self::Create(link.clone()),
+            Self::Change { name, from, to } => Self::Change {
+                name: name.clone(),
+                from: to.clone(),
+                to: from.clone(),
+            },
+            Self::AddAddress(dev, address) => Self::RemoveAddress(dev.clone(), *address),
+            Self::RemoveAddress(dev, address) => Self::AddAddress(dev.clone(), *address),
+            Self::AddRoute(route) => Self::RemoveRoute(route.clone()),
+            Self::RemoveRoute(route) => Self::AddRoute(route.clone()),
+            Self::Set {
+                key,
+                from,
+                to,
+                hosts,
+            } => Self::Set {
+                key: key.clone(),
+                from: to.clone(),
+                to: from.clone(),
+                hosts: *hosts,
+            },
+        }
+    }
+
+    /// The link that the step touches, if it is not about the whole host.
+    #[must_use]
+    pub const fn link(&self) -> Option<&IfName> {
+        match self {
+            Self::Create(new) | Self::Delete(new) => Some(&new.name),
+            Self::Change { name, .. } => Some(name),
+            Self::AddAddress(dev, _) | Self::RemoveAddress(dev, _) => Some(dev),
+            Self::AddRoute(route) | Self::RemoveRoute(route) => Some(&route.dev),
+            Self::Set { key, .. } => key.interface(),
+        }
+    }
+}
+
+/// A line for people: `+` makes, `-` removes, `~` changes.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(new) => write!(f, "+ {new}"),
+            Self::Delete(new) => write!(f, "- {new}"),
+            Self::Change { name, from, to } => {
+                write!(f, "~ {name}:")?;
+                changes(f, from, to)
+            }
+            Self::AddAddress(dev, address) => write!(f, "+ address {address} on {dev}"),
+            Self::RemoveAddress(dev, address) => write!(f, "- address {address} on {dev}"),
+            Self::AddRoute(route) => write!(f, "+ route {route}"),
+            Self::RemoveRoute(route) => write!(f, "- route {route}"),
+            Self::Set { key, from, to, .. } => write!(f, "~ {key}: {from} -> {to}"),
+        }
+    }
+}
+
+/// `bridge virbr0, mac 52:54:00:00:00:01, mtu 1500, route_localnet 0, disable_ipv6 1`
+impl fmt::Display for NewLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.link.kind, self.name)?;
+        if let Some(mac) = self.link.mac {
+            write!(f, ", mac {mac}")?;
+        }
+        if let Some(mtu) = self.link.mtu {
+            write!(f, ", mtu {mtu}")?;
+        }
+        for (key, value) in &self.sysctls {
+            if let Sysctl::Interface(_, knob) = key {
+                write!(f, ", {} {value}", knob.words().1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn changes(f: &mut fmt::Formatter<'_>, from: &Link, to: &Link) -> fmt::Result {
+    if from.mark != to.mark {
+        let text = |mark: &Option<Mark>| mark.as_ref().map_or("none".to_owned(), Mark::to_string);
+        write!(f, " mark {} -> {}", text(&from.mark), text(&to.mark))?;
+    }
+    if from.kind != to.kind {
+        write!(f, " {} -> {}", from.kind, to.kind)?;
+    }
+    if let (true, Some(mac)) = (from.mac != to.mac, to.mac) {
+        write!(f, " mac {mac}")?;
+    }
+    if let (true, Some(mtu)) = (from.mtu != to.mtu, to.mtu) {
+        write!(f, " mtu {mtu}")?;
+    }
+    match (&from.master, &to.master) {
+        (from, to) if from == to => {}
+        (_, Some(bridge)) => write!(f, " onto {bridge}")?,
+        (Some(bridge), None) => write!(f, " off {bridge}")?,
+        (None, None) => {}
+    }
+    let word = |on: bool| if on { "on" } else { "off" };
+    if from.flags.isolated != to.flags.isolated {
+        write!(f, " isolated {}", word(to.flags.isolated))?;
+    }
+    if from.flags.hairpin != to.flags.hairpin {
+        write!(f, " hairpin {}", word(to.flags.hairpin))?;
+    }
+    match (from.up, to.up) {
+        (false, true) => write!(f, " up"),
+        (true, false) => write!(f, " down"),
+        (true, true) | (false, false) => Ok(()),
+    }
+}
