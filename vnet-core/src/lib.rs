@@ -21,11 +21,13 @@
 //! | [`model`] | [`model::World`]: networks and ports, the whole truth the daemon keeps |
 //! | [`config`] | documents people write (TOML, JSON) to and from the model |
 //! | [`lease`] | who holds which address: records, pool, book |
+//! | [`plan`] | from the world to kernel state, the difference, and reversible steps |
 //! | [`store`] | the one file that survives (feature `host`) |
 
 pub mod config;
 pub mod lease;
 pub mod model;
+pub mod plan;
 #[cfg(feature = "host")]
 pub mod store;
 pub mod types;
