@@ -17,3 +17,4 @@
 
 pub mod device;
 pub mod switch;
+pub mod transport;

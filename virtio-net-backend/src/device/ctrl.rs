@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_net as vn;
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 
@@ -32,7 +33,7 @@ pub struct Control {
 }
 
 /// Which frames the driver wants.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     mac: [u8; 6],
     promiscuous: bool,
@@ -43,8 +44,8 @@ pub struct Filter {
     no_broadcast: bool,
     unicast: Vec<[u8; 6]>,
     multicast: Vec<[u8; 6]>,
-    /// One bit a VLAN.
-    vlans: Box<[u64; 64]>,
+    /// VLANs whose frames are wanted.
+    vlans: Vlans,
 }
 
 impl Control {
@@ -56,6 +57,14 @@ impl Control {
             pairs: 1,
             offloads: None,
         }
+    }
+
+    pub(super) fn restore(&mut self, mut filter: Filter, pairs: u16, offloads: Option<Features>) {
+        filter.unicast.truncate(MAX_MACS);
+        filter.multicast.truncate(MAX_MACS);
+        self.filter = filter;
+        self.pairs = pairs;
+        self.offloads = offloads.map(Features::bits);
     }
 
     pub(super) fn negotiated(&mut self, features: Features) {
@@ -230,7 +239,7 @@ impl Control {
 
     fn set_vlan(&mut self, kind: u8, data: &[u8]) -> Option<()> {
         let vlan = u16::from_le_bytes(data.get(..2)?.try_into().ok()?);
-        let word = self.filter.vlans.get_mut(usize::from(vlan / 64))?;
+        let word = self.filter.vlans.0.get_mut(usize::from(vlan / 64))?;
         if !self.features.has(Features::CTRL_VLAN) {
             return None;
         }
@@ -240,6 +249,36 @@ impl Control {
             _ => return None,
         }
         Some(())
+    }
+}
+
+/// One bit for each of 4096 VLANs; the numbers of those that are in, where it is written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<u16>", into = "Vec<u16>")]
+struct Vlans(Box<[u64; 64]>);
+
+impl Default for Vlans {
+    fn default() -> Self {
+        Self(Box::new([0; 64]))
+    }
+}
+
+impl From<Vec<u16>> for Vlans {
+    fn from(numbers: Vec<u16>) -> Self {
+        let mut vlans = Self::default();
+        for number in numbers {
+            if let Some(word) = vlans.0.get_mut(usize::from(number / 64)) {
+                *word |= 1 << (number % 64);
+            }
+        }
+        vlans
+    }
+}
+
+impl From<Vlans> for Vec<u16> {
+    fn from(vlans: Vlans) -> Self {
+        let is_in = |number: &u16| vlans.0[usize::from(number / 64)] & 1 << (number % 64) != 0;
+        (0..4096).filter(is_in).collect()
     }
 }
 
@@ -263,7 +302,7 @@ impl Filter {
             no_broadcast: false,
             unicast: Vec::new(),
             multicast: Vec::new(),
-            vlans: Box::new([0; 64]),
+            vlans: Vlans::default(),
         }
     }
 
@@ -280,7 +319,7 @@ impl Filter {
             let tag = head
                 .get(14..16)
                 .map_or(0, |b| u16::from_be_bytes([b[0], b[1]]) & 0xfff);
-            if self.vlans[usize::from(tag / 64)] & 1 << (tag % 64) == 0 {
+            if self.vlans.0[usize::from(tag / 64)] & 1 << (tag % 64) == 0 {
                 return false;
             }
         }

@@ -19,6 +19,7 @@ pub mod header;
 pub mod memory;
 pub mod ring;
 pub mod rx;
+pub mod snapshot;
 pub mod steer;
 pub mod tx;
 

@@ -1,0 +1,3 @@
+//! How a driver reaches a device. A transport sets up queues and passes kicks and interrupts; it touches no frame.
+
+pub mod mmio;
