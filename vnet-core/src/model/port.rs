@@ -2,6 +2,8 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{IfName, Invalid, Mac, NetworkName, PortName, serde_as_text};
 
 /// Where a port is: on one of our networks, or on a plain bridge of the host.
@@ -72,14 +74,15 @@ impl FromStr for PortKey {
 }
 
 /// Who may open a tap without being root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Owner {
     /// The user's number.
     pub uid: u32,
 }
 
 /// What the guest's end of a port is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum PortKind {
     /// A persistent tap that a VMM opens by name.
     Tap {
@@ -122,8 +125,8 @@ impl PortKind {
     }
 }
 
-/// One guest's plug.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One guest's plug. Its serde form is how the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// Where and which.
     pub key: PortKey,
@@ -141,6 +144,8 @@ pub struct Port {
     pub guard: bool,
     /// Whether it may not reach the other isolated ports.
     pub isolated: bool,
+    /// How many queues a tap can have: 1 is what every VMM opens, more must be asked for on both sides.
+    pub queues: u16,
 }
 
 #[cfg(test)]
