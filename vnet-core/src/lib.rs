@@ -20,14 +20,19 @@
 //! | [`types`] | values that exist only if they are valid |
 //! | [`model`] | [`model::World`]: networks and ports, the whole truth the daemon keeps |
 //! | [`config`] | documents people write (TOML, JSON) to and from the model |
+//! | [`dns`] | names: who owns one, what the answer is, whom to ask otherwise |
 //! | [`lease`] | who holds which address: records, pool, book |
 //! | [`plan`] | from the world to kernel state, the difference, and reversible steps |
+//! | [`serve`] | the shells that listen on gateways (feature `host`) |
 //! | [`store`] | the one file that survives (feature `host`) |
 
 pub mod config;
+pub mod dns;
 pub mod lease;
 pub mod model;
 pub mod plan;
+#[cfg(feature = "host")]
+pub mod serve;
 #[cfg(feature = "host")]
 pub mod store;
 pub mod types;

@@ -76,9 +76,16 @@ impl World {
 
     /// The ports of one network.
     pub fn ports_of<'a>(&'a self, network: &'a NetworkName) -> impl Iterator<Item = &'a Port> {
-        self.ports
-            .values()
-            .filter(move |p| p.key.home.network() == Some(network))
+        // Keys are sorted by home, and `0` is the least name: no other network's port is looked at.
+        let first = "0".parse().ok().map(|name| PortKey {
+            home: Home::Network(network.clone()),
+            name,
+        });
+        first
+            .into_iter()
+            .flat_map(|first| self.ports.range(first..))
+            .map(|(_, port)| port)
+            .take_while(move |p| p.key.home.network() == Some(network))
     }
 
     /// The ports that should be in the kernel: of started networks, and of plain bridges.

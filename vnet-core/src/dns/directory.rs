@@ -1,0 +1,304 @@
+//! The zones of all networks together with their leases: the one place where names are looked up.
+//!
+//! A static zone is replaced whole; leases come and go one by one. Who may bear a name is the lease book's decision;
+//! here a lease only cannot take or add to a name that the document, a port or a reservation has.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use super::wire::{NameBuf, is_under, parent};
+use super::zone::{Node, Record, WireName, Zone};
+use crate::types::{DomainName, IpNet, NetworkName, PortName};
+
+/// A network in this directory: a small number instead of its name, for the path of every packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkId(pub(super) u32);
+
+/// A list of upstreams that are asked for one another. Number 0 is the host's own resolvers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub(super) u32);
+
+impl GroupId {
+    /// The host's own resolvers.
+    pub const HOST: Self = Self(0);
+}
+
+/// A name that a lease gives or takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameChange {
+    /// The guest's name.
+    pub name: PortName,
+    /// Its address.
+    pub address: IpAddr,
+    /// Which.
+    pub change: Change,
+}
+
+/// Whether a name came or went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It came.
+    Added,
+    /// It went.
+    Removed,
+}
+
+/// One network's names as they are served.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) zone: Zone,
+    leases: BTreeSet<(IpAddr, PortName)>,
+    /// Who is asked for names under a domain, longest first; the root's entry is for all others.
+    routes: Vec<(WireName, GroupId)>,
+}
+
+/// All networks.
+#[derive(Debug, Default)]
+pub struct Directory {
+    served: Vec<Option<Served>>,
+    ids: BTreeMap<NetworkName, NetworkId>,
+    by_apex: HashMap<WireName, Vec<NetworkId>>,
+    /// By the first address of each subnet; subnets never overlap.
+    by_subnet: BTreeMap<IpAddr, (IpNet, NetworkId)>,
+    groups: Vec<Vec<SocketAddr>>,
+    host: Option<DomainName>,
+    serial: u32,
+}
+
+impl Directory {
+    /// An empty directory. `host` is the host's own name, which every gateway answers to.
+    #[must_use]
+    pub fn new(host: Option<DomainName>) -> Self {
+        Self {
+            groups: vec![Vec::new()],
+            host,
+            ..Self::default()
+        }
+    }
+
+    /// Serves a zone, in place of the one its network had; its leases stay.
+    pub fn put(&mut self, mut zone: Zone) -> NetworkId {
+        if let Some(host) = &self.host {
+            zone.add_host(host);
+        }
+        let network = zone.network.clone();
+        let leases = self.take(&network).map(|s| s.leases).unwrap_or_default();
+        let id = self.id(&network).unwrap_or_else(|| self.fresh(&network));
+        if zone.apex.as_bytes().len() > 1 {
+            self.by_apex.entry(zone.apex.clone()).or_default().push(id);
+        }
+        for subnet in &zone.subnets {
+            self.by_subnet.insert(subnet.network(), (*subnet, id));
+        }
+        let routes = self.routes(&zone);
+        let mut served = Served {
+            zone,
+            leases: BTreeSet::new(),
+            routes,
+        };
+        for (address, name) in leases {
+            served.add(name, address);
+        }
+        self.served[id.0 as usize] = Some(served);
+        self.serial = self.serial.wrapping_add(1);
+        id
+    }
+
+    /// Stops serving a network; its leases' names are forgotten.
+    pub fn remove(&mut self, network: &NetworkName) {
+        self.take(network);
+        self.serial = self.serial.wrapping_add(1);
+    }
+
+    /// The number of a network that is served, or once was.
+    #[must_use]
+    pub fn id(&self, network: &NetworkName) -> Option<NetworkId> {
+        self.ids.get(network).copied()
+    }
+
+    /// The zone of a network that is served.
+    #[must_use]
+    pub fn zone(&self, network: &NetworkName) -> Option<&Zone> {
+        self.served(self.id(network)?).map(|s| &s.zone)
+    }
+
+    /// A lease's name comes or goes. Of a network that is not served: nothing.
+    pub fn change(&mut self, network: &NetworkName, change: &NameChange) {
+        let Some(id) = self.id(network) else { return };
+        let Some(Some(served)) = self.served.get_mut(id.0 as usize) else {
+            return;
+        };
+        match change.change {
+            Change::Added => served.add(change.name.clone(), change.address),
+            Change::Removed => served.remove(&change.name, change.address),
+        }
+        self.serial = self.serial.wrapping_add(1);
+    }
+
+    /// The upstreams of a group that a zone named.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> &[SocketAddr] {
+        self.groups.get(id.0 as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every address we answer at: none of them may ever be an upstream.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        let live = self.served.iter().flatten();
+        live.flat_map(|s| s.zone.gateways().iter().copied())
+    }
+
+    pub(super) fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    pub(super) fn served(&self, id: NetworkId) -> Option<&Served> {
+        self.served.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The networks whose domain is the closest one around a name.
+    pub(super) fn around(&self, name: &[u8]) -> impl Iterator<Item = &Served> {
+        let mut at = Some(name);
+        let mut found: &[NetworkId] = &[];
+        while let Some(zone) = at {
+            if let Some(ids) = self.by_apex.get(zone) {
+                found = ids;
+                break;
+            }
+            at = parent(zone);
+        }
+        found.iter().filter_map(|id| self.served(*id))
+    }
+
+    /// The network whose subnet an address, or a part of the reverse tree, lies in.
+    pub(super) fn holding(&self, part: &IpNet) -> Option<(&Served, IpNet)> {
+        let (_, (subnet, id)) = self.by_subnet.range(..=part.network()).next_back()?;
+        // A part of the tree is the subnet's if it is not wider than the subnet's own zone.
+        let inside = subnet.contains(&part.network())
+            && super::reverse::zone_labels(part) >= super::reverse::zone_labels(subnet);
+        inside.then_some((self.served(*id)?, *subnet))
+    }
+
+    fn fresh(&mut self, network: &NetworkName) -> NetworkId {
+        let id = NetworkId(u32::try_from(self.served.len()).unwrap_or(u32::MAX));
+        self.served.push(None);
+        self.ids.insert(network.clone(), id);
+        id
+    }
+
+    fn take(&mut self, network: &NetworkName) -> Option<Served> {
+        let id = self.id(network)?;
+        let served = self.served.get_mut(id.0 as usize)?.take()?;
+        if let Some(ids) = self.by_apex.get_mut(&served.zone.apex) {
+            ids.retain(|other| *other != id);
+        }
+        self.by_apex.retain(|_, ids| !ids.is_empty());
+        self.by_subnet.retain(|_, (_, other)| *other != id);
+        Some(served)
+    }
+
+    fn routes(&mut self, zone: &Zone) -> Vec<(WireName, GroupId)> {
+        let mut lists: BTreeMap<WireName, Vec<SocketAddr>> = BTreeMap::new();
+        for upstream in &zone.upstreams {
+            let domain = upstream.domain.as_ref();
+            let name = domain.and_then(|d| NameBuf::from_text(d.as_str()));
+            let name = name.unwrap_or_else(NameBuf::root);
+            lists
+                .entry((&name).into())
+                .or_default()
+                .push(upstream.address);
+        }
+        let mut routes: Vec<_> = lists
+            .into_iter()
+            .map(|(name, list)| (name, self.intern(list)))
+            .collect();
+        routes.sort_by_key(|(name, _)| std::cmp::Reverse(name.as_bytes().len()));
+        routes
+    }
+
+    /// Networks with the same upstreams share them, and the cache behind them.
+    fn intern(&mut self, list: Vec<SocketAddr>) -> GroupId {
+        let known = self.groups.iter().skip(1).position(|g| *g == list);
+        let index = known.map_or(self.groups.len(), |i| i + 1);
+        if known.is_none() {
+            self.groups.push(list);
+        }
+        GroupId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+}
+
+impl Served {
+    /// Whom to ask about a name we do not know: `None` is nobody.
+    pub(super) fn route(&self, name: &[u8]) -> Option<GroupId> {
+        let named = self
+            .routes
+            .iter()
+            .find(|(d, _)| is_under(name, d.as_bytes()));
+        match named {
+            Some((_, group)) => self.zone.forward.then_some(*group),
+            None => (self.zone.forward && self.zone.looks_out).then_some(GroupId::HOST),
+        }
+    }
+
+    /// The length of the closest domain around a name that has upstreams of its own, if one has.
+    pub(super) fn named_route(&self, name: &[u8]) -> Option<usize> {
+        let named = self.routes.iter().filter(|(d, _)| d.as_bytes().len() > 1);
+        let lengths = named.filter(|(d, _)| is_under(name, d.as_bytes()));
+        lengths.map(|(d, _)| d.as_bytes().len()).max()
+    }
+
+    fn in_domain(&self, name: &PortName) -> Option<NameBuf> {
+        NameBuf::join(name.as_str().as_bytes(), self.zone.apex.as_bytes())
+    }
+
+    fn add(&mut self, name: PortName, address: IpAddr) {
+        let Some(full) = self.in_domain(&name) else {
+            return;
+        };
+        let key = WireName::from(&full);
+        self.zone
+            .addresses
+            .entry(address)
+            .or_insert_with(|| key.clone());
+        let node = self.zone.nodes.entry(key).or_default();
+        let record = Record::address(address);
+        if !node.fixed && !node.records.contains(&record) {
+            node.records.push(record);
+        }
+        self.leases.insert((address, name));
+    }
+
+    fn remove(&mut self, name: &PortName, address: IpAddr) {
+        if !self.leases.remove(&(address, name.clone())) {
+            return;
+        }
+        let Some(full) = self.in_domain(name) else {
+            return;
+        };
+        let key = full.as_bytes();
+        let Some(node) = self.zone.nodes.get_mut(key) else {
+            return;
+        };
+        let fixed = node.fixed;
+        if !fixed {
+            let record = Record::address(address);
+            node.records.retain(|r| *r != record);
+            if node == &Node::default() {
+                self.zone.nodes.remove(key);
+            }
+        }
+        let points_here = self
+            .zone
+            .addresses
+            .get(&address)
+            .is_some_and(|n| n.as_bytes() == key);
+        let stays = fixed && self.zone.fixed_address(key, address);
+        if points_here && !stays {
+            self.zone.addresses.remove(&address);
+            let heir = self.leases.iter().find(|(a, _)| *a == address);
+            let heir = heir.and_then(|(_, name)| self.in_domain(name));
+            if let Some(heir) = heir {
+                self.zone.addresses.insert(address, (&heir).into());
+            }
+        }
+    }
+}

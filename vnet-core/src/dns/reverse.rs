@@ -1,0 +1,130 @@
+//! Names of addresses: `in-addr.arpa` (RFC 1035 section 3.5) and `ip6.arpa` (RFC 3596 section 2.5).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::wire::{NameBuf, labels};
+use crate::types::IpNet;
+
+/// The network that a reverse name stands for: complete for a whole address, wider for the zones above. `None` for
+/// names outside the reverse trees, and for such in them that stand for nothing.
+pub(super) fn network_of(name: &[u8]) -> Option<IpNet> {
+    const V4: &[u8] = b"\x07in-addr\x04arpa\0";
+    const V6: &[u8] = b"\x03ip6\x04arpa\0";
+    if let Some(front) = name.strip_suffix(V4) {
+        let mut octets = [0u8; 4];
+        let count = read(front, &mut octets, octet)?;
+        return IpNet::new(Ipv4Addr::from(octets).into(), 8 * count).ok();
+    }
+    let front = name.strip_suffix(V6)?;
+    let mut nibbles = [0u8; 32];
+    let count = read(front, &mut nibbles, nibble)?;
+    let bits = nibbles
+        .iter()
+        .fold(0u128, |acc, n| acc << 4 | u128::from(*n));
+    IpNet::new(Ipv6Addr::from(bits).into(), 4 * count).ok()
+}
+
+/// The reverse name of an address.
+pub(super) fn name_of(address: IpAddr) -> Option<NameBuf> {
+    let text = match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(v6) => {
+            let nibbles = (0..32).map(|i| format!("{:x}.", u128::from(v6) >> (4 * i) & 15));
+            nibbles.collect::<String>() + "ip6.arpa"
+        }
+    };
+    NameBuf::from_text(&text)
+}
+
+/// How many labels the zone of a subnet has in front of the tree's own: rounded up to whole labels, so that a /26 never
+/// claims the /24 around it.
+pub(super) fn zone_labels(subnet: &IpNet) -> usize {
+    let bits = usize::from(subnet.prefix_len());
+    match subnet {
+        IpNet::V4(_) => bits.div_ceil(8),
+        IpNet::V6(_) => bits.div_ceil(4),
+    }
+}
+
+/// Reads the labels before the tree's own name, last label first.
+fn read(front: &[u8], parts: &mut [u8], part: fn(&[u8]) -> Option<u8>) -> Option<u8> {
+    let count = labels(front).count();
+    if count > parts.len() {
+        return None;
+    }
+    for (i, label) in labels(front).enumerate() {
+        parts[count - 1 - i] = part(label)?;
+    }
+    u8::try_from(count).ok()
+}
+
+fn octet(label: &[u8]) -> Option<u8> {
+    let text = std::str::from_utf8(label).ok()?;
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    plain.then(|| text.parse().ok())?
+}
+
+fn nibble(label: &[u8]) -> Option<u8> {
+    let [digit] = label else { return None };
+    let value = char::from(*digit).to_digit(16)?;
+    u8::try_from(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str) -> Option<String> {
+        network_of(NameBuf::from_text(text)?.as_bytes()).map(|n| n.to_string())
+    }
+
+    #[test]
+    fn names_of_addresses() {
+        for text in ["10.20.30.4", "fd00::1:2", "0.0.0.0"] {
+            let address: IpAddr = text.parse().unwrap();
+            let name = name_of(address).unwrap();
+            let net = network_of(name.as_bytes()).unwrap();
+            assert_eq!(
+                (net.addr(), net.prefix_len()),
+                (address, net.max_prefix_len())
+            );
+        }
+    }
+
+    #[test]
+    fn parts_of_addresses_and_what_is_none() {
+        assert_eq!(
+            network("122.168.192.in-addr.arpa").as_deref(),
+            Some("192.168.122.0/24")
+        );
+        assert_eq!(network("in-addr.arpa").as_deref(), Some("0.0.0.0/0"));
+        assert_eq!(network("0.0.d.f.ip6.arpa").as_deref(), Some("fd00::/16"));
+        for bad in [
+            "256.in-addr.arpa",
+            "01.in-addr.arpa",
+            "x.in-addr.arpa",
+            "1.2.3.4.5.in-addr.arpa",
+            "10.ip6.arpa",
+            "lab.test",
+        ] {
+            assert_eq!(network(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_subnet_between_labels_claims_only_what_is_its_own() {
+        let labels = |text: &str| zone_labels(&text.parse().unwrap());
+        assert_eq!(
+            [
+                labels("10.0.0.0/8"),
+                labels("10.0.0.0/24"),
+                labels("10.0.0.0/26")
+            ],
+            [1, 3, 4]
+        );
+        assert_eq!([labels("fd00::/64"), labels("fd00::/65")], [16, 17]);
+    }
+}

@@ -1,0 +1,264 @@
+//! What one network's gateway answers for, apart from leases: a function of the `World`.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use super::LOCAL_TTL;
+use super::wire::{NameBuf, is_under, parent, rtype};
+use crate::model::{Forward, Network, Upstream, World};
+use crate::types::{DomainName, IpNet, NetworkName};
+
+/// An owned name in lower-case wire form.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct WireName(Box<[u8]>);
+
+impl Borrow<[u8]> for WireName {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::convert::From<&NameBuf> for WireName {
+    fn from(name: &NameBuf) -> Self {
+        Self(name.as_bytes().into())
+    }
+}
+
+impl WireName {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// One record without its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) rtype: u16,
+    pub(super) ttl: u32,
+    pub(super) data: Box<[u8]>,
+}
+
+impl Record {
+    pub(super) fn address(address: IpAddr) -> Self {
+        let (rtype, data): (u16, Box<[u8]>) = match address {
+            IpAddr::V4(v4) => (rtype::A, Box::new(v4.octets())),
+            IpAddr::V6(v6) => (rtype::AAAA, Box::new(v6.octets())),
+        };
+        Self {
+            rtype,
+            ttl: LOCAL_TTL,
+            data,
+        }
+    }
+}
+
+/// Everything a name has. A name that exists only because others lie under it has no records (RFC 4592 section 2.2.2).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Node {
+    pub(super) records: Vec<Record>,
+    /// Whether the document gave the name, so that no lease may add to it.
+    pub(super) fixed: bool,
+}
+
+/// The names of one network that do not depend on leases, and the rules for all other names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    pub(super) network: NetworkName,
+    /// The domain; the root if the network has none (then its names are plain).
+    pub(super) apex: WireName,
+    pub(super) local_only: bool,
+    /// Whether guests of other networks may see its names: those that packets may reach.
+    pub(super) seen: bool,
+    /// Whether its guests may see names of other networks.
+    pub(super) looks_out: bool,
+    pub(super) subnets: Vec<IpNet>,
+    gateways: Vec<IpAddr>,
+    pub(super) forward: bool,
+    pub(super) upstreams: Vec<Upstream>,
+    pub(super) nodes: HashMap<WireName, Node>,
+    pub(super) addresses: HashMap<IpAddr, WireName>,
+    pub(super) wildcards: bool,
+}
+
+impl Zone {
+    /// The zone of a network; `None` if there is no such network or its gateway answers no DNS.
+    #[must_use]
+    pub fn of(world: &World, name: &NetworkName) -> Option<Self> {
+        let network = world.networks.get(name)?;
+        if !network.dns.enabled || !network.owns_bridge() {
+            return None;
+        }
+        let mut zone = Self::empty(network)?;
+        zone.add_documented(network);
+        zone.add_guests(world, network);
+        for label in ["gateway", "_gateway"] {
+            let gateways = zone.gateways.clone();
+            zone.give(&label.parse().ok()?, &gateways);
+        }
+        zone.add_ancestors();
+        Some(zone)
+    }
+
+    /// The network it is of.
+    #[must_use]
+    pub const fn network(&self) -> &NetworkName {
+        &self.network
+    }
+
+    /// Where it is served.
+    #[must_use]
+    pub fn gateways(&self) -> &[IpAddr] {
+        &self.gateways
+    }
+
+    /// A name of the model in wire form; a plain one lies in the domain.
+    pub(super) fn absolute(&self, name: &DomainName) -> Option<NameBuf> {
+        let bare = NameBuf::from_text(name.as_str())?;
+        if name.as_str().contains('.') {
+            return Some(bare);
+        }
+        NameBuf::join(name.as_str().as_bytes(), self.apex.as_bytes())
+    }
+
+    /// The gateway answers to the host's own name too.
+    pub(super) fn add_host(&mut self, host: &DomainName) {
+        let gateways = self.gateways.clone();
+        self.give(host, &gateways);
+    }
+
+    /// Whether the document itself says that this name has this address.
+    pub(super) fn fixed_address(&self, name: &[u8], address: IpAddr) -> bool {
+        let node = self.nodes.get(name);
+        node.is_some_and(|n| n.fixed && n.records.contains(&Record::address(address)))
+    }
+
+    fn empty(network: &Network) -> Option<Self> {
+        let (seen, looks_out) = match &network.forward {
+            Forward::Routed { .. } | Forward::Open => (true, true),
+            Forward::Nat(_) => (false, true),
+            Forward::Isolated | Forward::Bridge => (false, false),
+        };
+        let apex = match &network.domain {
+            Some(domain) => NameBuf::from_text(domain.as_str())?,
+            None => NameBuf::root(),
+        };
+        let v4 = network.subnets4.iter().map(|s| IpNet::V4(s.address));
+        let v6 = network.subnets6.iter().map(|s| IpNet::V6(s.address));
+        let own: Vec<IpNet> = v4.chain(v6).collect();
+        let dns = &network.dns;
+        Some(Self {
+            network: network.name.clone(),
+            apex: (&apex).into(),
+            local_only: network.local_only,
+            seen,
+            looks_out,
+            gateways: own.iter().map(IpNet::addr).collect(),
+            subnets: own.iter().map(IpNet::trunc).collect(),
+            // An isolated network never learns the host's resolvers; it may name its own.
+            forward: dns.forward && (looks_out || !dns.upstreams.is_empty()),
+            upstreams: dns.upstreams.clone(),
+            nodes: HashMap::new(),
+            addresses: HashMap::new(),
+            wildcards: false,
+        })
+    }
+
+    fn add_documented(&mut self, network: &Network) {
+        for host in &network.dns.hosts {
+            for (i, name) in host.names.iter().enumerate() {
+                self.name(name, host.ip);
+                if i == 0 {
+                    self.point_back(host.ip, name);
+                }
+            }
+        }
+    }
+
+    fn add_guests(&mut self, world: &World, network: &Network) {
+        let mut given: BTreeMap<DomainName, Vec<IpAddr>> = BTreeMap::new();
+        for port in world.ports_of(&network.name) {
+            let v4 = port.ipv4.iter().map(|a| IpAddr::V4(*a));
+            let v6 = port.ipv6.iter().map(|a| IpAddr::V6(*a));
+            let addresses = given.entry(port.key.name.clone().into()).or_default();
+            addresses.extend(v4.chain(v6));
+        }
+        let dhcp4 = network.subnets4.iter().filter_map(|s| s.dhcp.as_ref());
+        for host in dhcp4.flat_map(|dhcp| &dhcp.hosts) {
+            if let (Some(name), Some(ip)) = (&host.name, host.ip) {
+                given
+                    .entry(name.clone().into())
+                    .or_default()
+                    .push(ip.into());
+            }
+        }
+        for host in network.subnets6.iter().flat_map(|s| &s.dhcp.hosts) {
+            if let Some(name) = &host.name {
+                given
+                    .entry(name.clone().into())
+                    .or_default()
+                    .push(host.ip.into());
+            }
+        }
+        for (name, addresses) in given.iter().filter(|(_, addresses)| !addresses.is_empty()) {
+            self.give(name, addresses);
+        }
+    }
+
+    /// Gives a name its addresses, unless something before it (the document, then guests) already has that name.
+    fn give(&mut self, name: &DomainName, addresses: &[IpAddr]) {
+        let taken = |n: NameBuf| self.nodes.contains_key(n.as_bytes());
+        if self.absolute(name).is_none_or(taken) {
+            return;
+        }
+        for address in addresses {
+            self.name(name, *address);
+            self.point_back(*address, name);
+        }
+    }
+
+    fn name(&mut self, name: &DomainName, address: IpAddr) {
+        self.add(name, Record::address(address));
+    }
+
+    fn add(&mut self, name: &DomainName, record: Record) {
+        if let Some(name) = self.absolute(name) {
+            let node = self.nodes.entry((&name).into()).or_default();
+            node.fixed = true;
+            if !node.records.contains(&record) {
+                node.records.push(record);
+            }
+        }
+    }
+
+    fn point_back(&mut self, address: IpAddr, name: &DomainName) {
+        if let Some(name) = self.absolute(name) {
+            self.addresses
+                .entry(address)
+                .or_insert_with(|| (&name).into());
+        }
+    }
+
+    /// Names between a record and the domain exist too, empty (RFC 4592 section 2.2.2): asking for them is no error.
+    fn add_ancestors(&mut self) {
+        let apex = self.apex.as_bytes().to_vec();
+        if apex.len() > 1 {
+            self.nodes
+                .entry(WireName(apex.clone().into()))
+                .or_default()
+                .fixed = true;
+        }
+        let names: Vec<Vec<u8>> = self.nodes.keys().map(|n| n.as_bytes().to_vec()).collect();
+        for name in names
+            .iter()
+            .filter(|n| apex.len() > 1 && is_under(n, &apex))
+        {
+            let mut up = parent(name);
+            while let Some(ancestor) = up.filter(|a| a.len() > apex.len()) {
+                let node = self.nodes.entry(WireName(ancestor.into())).or_default();
+                node.fixed = true;
+                up = parent(ancestor);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The DNS service: one thread of its own for all networks, and the handle that commands it.
+//!
+//! ```text
+//!  driver ──Command──▶ Worker (one OS thread, one epoll) ──┬── udp + tcp of each gateway address
+//!         ◀──replies──                                     └── upstream sockets
+//! ```
+//! The thread owns directory, cache and forwarder; nothing is shared and nothing is locked. It lives in the network
+//! namespace of whoever called [`Dns::start`], and ends when the last handle is dropped.
+
+mod worker;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use tokio::sync::oneshot;
+
+use crate::dns::{NameChange, Zone};
+use crate::types::{IfName, NetworkName};
+
+/// The handle of the DNS service.
+#[derive(Debug, Clone)]
+pub struct Dns {
+    commands: Sender<Command>,
+    /// After the sender, so that the last ring is heard when the sender is gone.
+    bell: Bell,
+}
+
+/// Wakes the thread, also when it is dropped.
+#[derive(Debug, Clone)]
+struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    fn ring(&self) {
+        // A full counter (2^64 - 2 unheard rings) is still a ring.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.ring();
+    }
+}
+
+/// What a network should be served: a zone on a bridge, or nothing any more.
+pub type Wanted = (NetworkName, Option<Zone>, IfName);
+
+/// What the handle asks of the thread.
+#[derive(Debug)]
+enum Command {
+    Configure(Vec<Wanted>, oneshot::Sender<Vec<(NetworkName, String)>>),
+    Names(NetworkName, Vec<NameChange>),
+    Stats(oneshot::Sender<Stats>),
+}
+
+/// What happened so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// All networks together.
+    pub total: Counters,
+    /// Each network.
+    pub networks: BTreeMap<NetworkName, Counters>,
+    /// Answers kept in the cache.
+    pub cache_entries: u64,
+    /// Bytes the cache holds.
+    pub cache_bytes: u64,
+    /// Questions that upstreams were asked, with repetitions.
+    pub upstream_sent: u64,
+    /// Upstreams that did not answer in time.
+    pub upstream_timeouts: u64,
+    /// Messages from upstreams that were no answer to anything asked.
+    pub upstream_spoofed: u64,
+}
+
+/// Queries by what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Messages received.
+    pub queries: u64,
+    /// Answered from names we own.
+    pub local: u64,
+    /// Answered that the name does not exist, on our own authority.
+    pub no_such_name: u64,
+    /// Answered from the cache.
+    pub cached: u64,
+    /// Answered from the cache though too old, because no upstream answered.
+    pub stale: u64,
+    /// Asked upstream.
+    pub forwarded: u64,
+    /// Refused by rule.
+    pub refused: u64,
+    /// Not understood.
+    pub malformed: u64,
+    /// Refused because the asker has too much in flight.
+    pub limited: u64,
+    /// Not answered by any upstream.
+    pub failed: u64,
+}
+
+impl Dns {
+    /// Starts the service's thread. `resolv_conf` tells who is asked about names that no network knows; it is
+    /// followed as it changes.
+    ///
+    /// # Errors
+    /// When the kernel gives no thread, no epoll or no event counter.
+    pub fn start(resolv_conf: PathBuf) -> std::io::Result<Self> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let (commands, inbox) = channel();
+        let worker = worker::Worker::new(resolv_conf, inbox, Arc::clone(&bell))?;
+        std::thread::Builder::new()
+            .name("dns".to_owned())
+            .spawn(move || worker.run())?;
+        Ok(Self {
+            commands,
+            bell: Bell(bell),
+        })
+    }
+
+    /// Serves these networks as wanted from now on, others as before. A live change keeps sockets, leases' names and
+    /// the cache. Whatever cannot be served is told (and tried again until it can be): the network works without.
+    pub async fn configure(&self, wanted: Vec<Wanted>) -> Vec<(NetworkName, String)> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Configure(wanted, reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// Names of leases come and go.
+    pub fn names(&self, network: NetworkName, changes: Vec<NameChange>) {
+        self.send(Command::Names(network, changes));
+    }
+
+    /// What happened so far.
+    pub async fn stats(&self) -> Stats {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Stats(reply));
+        answer.await.unwrap_or_default()
+    }
+
+    fn send(&self, command: Command) {
+        // The thread only ends when no handle is left, so there is always somebody to hear.
+        let _ = self.commands.send(command);
+        self.bell.ring();
+    }
+}
