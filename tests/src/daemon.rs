@@ -75,6 +75,12 @@ impl<'n> Netd<'n> {
         Ok(())
     }
 
+    /// Where it runs.
+    #[must_use]
+    pub fn ns(&self) -> &'n Ns {
+        self.ns
+    }
+
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -23,7 +23,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use crate::image::{self, Image};
 use crate::process::{self, PATIENCE, Proc};
-use crate::{Ns, Scratch, enter, wait_for};
+use crate::{Netd, Ns, Scratch, daemon, enter, wait_for};
 
 /// A guest that does not come up in this time never will: a busy two-core machine without KVM needs about 10 s.
 const BOOT: Duration = Duration::from_secs(90);
@@ -50,6 +50,8 @@ enum Plug {
     Tap(String),
     TapFd(OwnedFd),
     VhostUser(PathBuf),
+    /// A tap that `vnet port open` fetches and hands to QEMU: the socket, the network, the port.
+    Opened(PathBuf, String, String),
     /// No card at all.
     Nothing,
 }
@@ -75,6 +77,12 @@ impl Guest {
     /// A guest on an open tap, as handed over by netd.
     pub fn on_tap_fd(ns: &Ns, tap: OwnedFd) -> Boot<'_> {
         Boot::new(Some(ns), Plug::TapFd(tap))
+    }
+
+    /// A guest whose QEMU is started by `vnet port open NETWORK PORT -- ...`, which fetches the tap from netd.
+    pub fn opened<'n>(netd: &Netd<'n>, network: &str, port: &str) -> Boot<'n> {
+        let plug = Plug::Opened(netd.socket(), network.to_owned(), port.to_owned());
+        Boot::new(Some(netd.ns()), plug)
     }
 
     /// A guest on a vhost-user backend that listens on `socket`.
@@ -338,7 +346,7 @@ impl<'n> Boot<'n> {
     ) -> anyhow::Result<Command> {
         let path = |name: &str| scratch.join(name).display().to_string();
         let dhcp = if self.dhcp { "on" } else { "off" };
-        let mut qemu = Command::new("qemu-system-x86_64");
+        let mut qemu = self.program()?;
         qemu.args([
             "-M",
             "q35",
@@ -381,6 +389,23 @@ impl<'n> Boot<'n> {
         Ok(qemu)
     }
 
+    /// QEMU, or what becomes QEMU once it has the tap.
+    fn program(&self) -> anyhow::Result<Command> {
+        let Plug::Opened(socket, network, port) = &self.plug else {
+            return Ok(Command::new("qemu-system-x86_64"));
+        };
+        let mut vnet = Command::new(daemon::binary("vnet")?);
+        vnet.env("VNET_SOCKET", socket).args([
+            "port",
+            "open",
+            network,
+            port,
+            "--",
+            "qemu-system-x86_64",
+        ]);
+        Ok(vnet)
+    }
+
     /// Adds what the card is plugged into, and returns the card.
     fn card(&mut self, qemu: &mut Command, accelerator: Accelerator) -> Option<String> {
         let mut device = format!("virtio-net-pci,netdev=net,mac={},romfile=", self.mac);
@@ -407,6 +432,9 @@ impl<'n> Boot<'n> {
                     &format!("tap,id=net,fd={},vhost=off", fd.as_raw_fd()),
                 ]);
                 enter::inherit(qemu, fd);
+            }
+            Plug::Opened(..) => {
+                qemu.args(["-netdev", "tap,id=net,fd={fd},vhost=off"]);
             }
             Plug::VhostUser(socket) => {
                 let memory = format!(

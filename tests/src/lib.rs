@@ -11,6 +11,7 @@
 //! daemon    netd and vnet                  guest     a QEMU Linux guest in five lines
 //! clients   udhcpc, dhclient               image     its kernel and initrd, cached
 //! http      a web server of ten lines      tool      is it installed; a skip is counted
+//! world     a host on an internet, machines on its networks, pings that are counted
 //! ```
 //! It is not a framework: plain functions that return `anyhow::Result`, to be used from ordinary `#[test]`s.
 
@@ -26,6 +27,7 @@ pub mod process;
 pub mod scratch;
 pub mod tool;
 pub mod wait;
+pub mod world;
 
 pub use clients::{Dhclient, Lease, Udhcpc};
 pub use daemon::Netd;
@@ -34,3 +36,4 @@ pub use netns::Ns;
 pub use process::{Proc, Ran};
 pub use scratch::Scratch;
 pub use wait::wait_for;
+pub use world::{Machine, Stream, World};

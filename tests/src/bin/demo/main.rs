@@ -17,15 +17,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::Value;
-use tests::http::Web;
-use tests::{Guest, Netd, Ns, Proc, wait_for};
+use tests::world::{HOST, WWW};
+use tests::{Guest, Netd, Ns, World, wait_for};
 
 use stage::Stage;
-
-/// The outside addresses, from the ranges that are kept for documentation (RFC 5737).
-const GATEWAY: &str = "198.51.100.1";
-const HOST: &str = "198.51.100.2";
-const WWW: &str = "203.0.113.80";
 
 fn main() -> ExitCode {
     let stage = Stage::new();
@@ -51,7 +46,7 @@ fn play(stage: &Stage) -> anyhow::Result<()> {
     stage.say("Lines with $ are commands on the host, the rest is what they print.");
 
     stage.scene("A host on the internet");
-    let world = World::make()?;
+    let world = World::new()?;
     stage.ns("host", &world.host, &["ip", "-brief", "address"])?;
     stage.ns(
         "host",
@@ -120,48 +115,6 @@ fn play(stage: &Stage) -> anyhow::Result<()> {
     }
     stage.say("Nothing is left. `make demo KEEP=1` ends in a guest's console; `make run` starts netd on this machine.");
     Ok(())
-}
-
-/// The host, and the internet that it is on.
-struct World {
-    host: Ns,
-    internet: Ns,
-    _www: Web,
-    _names: Proc,
-}
-
-impl World {
-    fn make() -> anyhow::Result<Self> {
-        let (host, internet) = (Ns::new("host")?, Ns::new("internet")?);
-        host.link("eth0", &internet, "uplink")?;
-        host.ip(&format!("addr add {HOST}/24 dev eth0"))?;
-        host.ip(&format!("route add default via {GATEWAY}"))?;
-        host.resolv_conf(&format!("nameserver {GATEWAY}\n"))?;
-        internet.ip(&format!("addr add {GATEWAY}/24 dev uplink"))?;
-        internet.ip(&format!("addr add {WWW}/32 dev lo"))?;
-        let www = Web::start(&internet, "www.example.org", &format!("{WWW}:80"))?;
-        let record = format!("--host-record=www.example.org,{WWW}");
-        let listen = format!("--listen-address={GATEWAY}");
-        let names = internet.spawn(&[
-            "dnsmasq",
-            "-d",
-            "-C",
-            "/dev/null",
-            "--no-resolv",
-            "--no-hosts",
-            "--bind-interfaces",
-            "--log-facility=-",
-            &listen,
-            &record,
-        ])?;
-        names.wait_log("started", Duration::from_secs(10))?;
-        Ok(Self {
-            host,
-            internet,
-            _www: www,
-            _names: names,
-        })
-    }
 }
 
 fn boot(host: &Ns, netd: &Netd, name: &str) -> anyhow::Result<Guest> {

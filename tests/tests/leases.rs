@@ -1,0 +1,191 @@
+//! Leases as the clients of real machines get, keep and lose them.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tests::{Dhclient, Machine, Netd, World, tool, wait_for};
+
+const TOOLS: [&str; 5] = ["nft", "busybox", "dig", "dhclient", "dnsmasq"];
+
+const LAB: &str = r#"
+name = "lab"
+[domain]
+name = "lab.test"
+[dns]
+host = [{ ip = "10.50.0.7", names = ["printer"] }]
+[[subnet]]
+address = "10.50.0.1/24"
+[subnet.dhcp]
+ranges = ["10.50.0.100-10.50.0.102"]
+lease_time = "10m"
+[[subnet.dhcp.host]]
+mac = "52:54:00:aa:00:01"
+ip = "10.50.0.9"
+name = "boss"
+"#;
+
+fn leases(netd: &Netd) -> anyhow::Result<Vec<Value>> {
+    Ok(netd
+        .json(&["lease", "list", "lab"])?
+        .as_array()
+        .cloned()
+        .unwrap_or_default())
+}
+
+fn lab(world: &World) -> anyhow::Result<Netd<'_>> {
+    let netd = Netd::start(&world.host)?;
+    netd.apply(LAB)?;
+    Ok(netd)
+}
+
+#[test]
+fn udhcpc_gets_keeps_and_gives_back() -> anyhow::Result<()> {
+    if !tool::ready("leases::udhcpc_gets_keeps_and_gives_back", &TOOLS) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = lab(&world)?;
+    let alice = Machine::plug(&netd, "lab", "alice", &[])?;
+    let client = alice.client()?;
+    let running = client.start()?;
+    let lease = client.bound()?;
+    assert_eq!(
+        (lease.get("domain"), lease.get("lease")),
+        ("lab.test", "600")
+    );
+    assert_eq!(
+        alice.dig("10.50.0.1", &["alice.lab.test"])?,
+        lease.ip.to_string()
+    );
+    assert_eq!(
+        alice.dig("10.50.0.1", &["-x", &lease.ip.to_string()])?,
+        "alice.lab.test."
+    );
+    assert_eq!(alice.dig("10.50.0.1", &["printer.lab.test"])?, "10.50.0.7");
+    let held = leases(&netd)?;
+    assert!(
+        held.iter()
+            .any(|l| l["address"] == lease.ip.to_string() && l["mac"] == alice.mac),
+        "{held:?}"
+    );
+
+    running.signal(Signal::USR1)?;
+    running.wait_log("sending renew", Duration::from_secs(5))?;
+    wait_for("the renewal", Duration::from_secs(5), || {
+        if running.log().matches("obtained").count() == 2 {
+            Ok(())
+        } else {
+            Err(running.log())
+        }
+    })?;
+    assert_eq!(client.bound()?.ip, lease.ip);
+    Ok(())
+}
+
+#[test]
+fn a_released_lease_is_gone() -> anyhow::Result<()> {
+    if !tool::ready("leases::a_released_lease_is_gone", &TOOLS) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = lab(&world)?;
+    // A machine that netd knows nothing of: a veth on the bridge, not a port.
+    let bridge = bridge(&netd)?;
+    let stranger = tests::Ns::new("stranger")?;
+    world.host.link("stray", &stranger, "eth0")?;
+    world.host.ip(&format!("link set stray master {bridge}"))?;
+    let dhclient = Dhclient::on(&stranger, "eth0", "send host-name \"stranger\";")?;
+    let _running = dhclient.start()?;
+    let lease = dhclient.bound()?;
+    assert_eq!(
+        (lease.get("routers"), lease.get("domain_name")),
+        ("10.50.0.1", "lab.test")
+    );
+    let listed = |netd: &Netd| {
+        anyhow::Ok(
+            leases(netd)?
+                .iter()
+                .any(|l| l["address"] == lease.ip.to_string()),
+        )
+    };
+    assert!(listed(&netd)?);
+    dhclient.release()?;
+    wait_for("the lease to end", Duration::from_secs(5), || {
+        if listed(&netd)? {
+            Err(anyhow::anyhow!("still there"))
+        } else {
+            Ok(())
+        }
+    })
+}
+
+fn bridge(netd: &Netd) -> anyhow::Result<String> {
+    Ok(netd.json(&["network", "show", "lab"])?["bridge"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+#[test]
+fn a_reservation_is_kept_and_named() -> anyhow::Result<()> {
+    if !tool::ready("leases::a_reservation_is_kept_and_named", &TOOLS) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = lab(&world)?;
+    let boss = Machine::plug(&netd, "lab", "desk", &["--mac", "52:54:00:aa:00:01"])?;
+    boss.ns.ip("link set eth0 address 52:54:00:aa:00:01")?;
+    assert_eq!(boss.lease()?.ip.to_string(), "10.50.0.9");
+    assert_eq!(boss.dig("10.50.0.1", &["boss.lab.test"])?, "10.50.0.9");
+    Ok(())
+}
+
+#[test]
+fn a_lease_outlives_the_daemon() -> anyhow::Result<()> {
+    if !tool::ready("leases::a_lease_outlives_the_daemon", &TOOLS) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let mut netd = lab(&world)?;
+    let bridge = bridge(&netd)?;
+    let mut machines = Vec::new();
+    for name in ["one", "two"] {
+        let ns = tests::Ns::new(name)?;
+        world.host.link(name, &ns, "eth0")?;
+        world.host.ip(&format!("link set {name} master {bridge}"))?;
+        machines.push(ns);
+    }
+    let first = tests::Udhcpc::on(&machines[0], "eth0")?.lease()?.ip;
+    // The moment the ACK is out, the lease is on disk.
+    netd.kill9()?;
+    netd.start_again()?;
+    let second = tests::Udhcpc::on(&machines[1], "eth0")?.lease()?.ip;
+    assert_ne!(first, second, "an acknowledged lease was forgotten");
+    assert_eq!(
+        tests::Udhcpc::on(&machines[0], "eth0")?.lease()?.ip,
+        first,
+        "the same machine, the same address"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_pool_ends_and_a_released_address_comes_back() -> anyhow::Result<()> {
+    if !tool::ready(
+        "leases::a_pool_ends_and_a_released_address_comes_back",
+        &TOOLS,
+    ) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = lab(&world)?;
+    for name in ["a", "b", "c"] {
+        netd.vnet(&["port", "attach", "lab", name])?;
+    }
+    let refused = netd.try_vnet(&["port", "attach", "lab", "d"])?.refused()?;
+    assert!(refused.contains("lab"), "{refused}");
+    netd.vnet(&["port", "detach", "lab", "b"])?;
+    netd.vnet(&["port", "attach", "lab", "d"])?;
+    Ok(())
+}
