@@ -16,6 +16,7 @@ pub mod dirty;
 pub mod features;
 pub mod frame;
 pub mod header;
+pub mod inflight;
 pub mod memory;
 pub mod ring;
 pub mod rx;
@@ -90,6 +91,7 @@ pub struct Device {
     config: ConfigSpace,
     offered: Features,
     accepted: Features,
+    own_control_queue: bool,
     memory: Option<Arc<Memory>>,
     log: Option<Arc<DirtyLog>>,
     rx: Vec<Option<Rx>>,
@@ -117,6 +119,7 @@ impl Device {
             },
             offered: offered.without(settings.withheld),
             accepted: Features::default(),
+            own_control_queue: settings.own_control_queue,
             memory: None,
             log: None,
             rx: (0..pairs).map(|_| None).collect(),
@@ -158,18 +161,15 @@ impl Device {
         2 * self.config.max_queue_pairs + 1
     }
 
-    /// What queue `index` carries. Without MQ the control queue follows the first pair.
+    /// What queue `index` carries. Where the control queue is ours, it follows the first pair without MQ.
     #[must_use]
     pub fn role(&self, index: u16) -> Option<Role> {
-        let pairs = if self.accepted.has(Features::MQ) {
-            self.config.max_queue_pairs
-        } else {
-            1
-        };
+        let one = self.own_control_queue && !self.accepted.has(Features::MQ);
+        let pairs = if one { 1 } else { self.config.max_queue_pairs };
         match (index / 2, index % 2) {
             (pair, 0) if pair < pairs => Some(Role::Receive(pair)),
             (pair, 1) if pair < pairs => Some(Role::Transmit(pair)),
-            (pair, 0) if pair == pairs => Some(Role::Control),
+            (pair, 0) if pair == pairs && self.own_control_queue => Some(Role::Control),
             _ => None,
         }
     }
@@ -180,27 +180,40 @@ impl Device {
         self.memory = Some(memory);
     }
 
+    /// There is no guest memory any more. Every queue is stopped.
+    pub fn forget_memory(&mut self) {
+        self.stop_all();
+        self.memory = None;
+    }
+
     /// The guest's memory.
     #[must_use]
     pub fn memory(&self) -> Option<&Arc<Memory>> {
         self.memory.as_ref()
     }
 
-    /// From here on, writes to guest memory are logged for a migration.
+    /// From here on, writes to guest memory are logged for a migration, or no longer.
     pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>) {
+        for ring in self.rings() {
+            ring.set_log(log.clone());
+        }
         self.log = log;
     }
 
-    /// Starts a queue. `log_used` is where the frontend wants writes to the used ring logged.
+    /// The ring of a running data queue.
+    pub fn ring(&mut self, index: u16) -> Option<&mut Ring> {
+        match self.role(index)? {
+            Role::Receive(pair) => self.rx(pair).map(Rx::ring),
+            Role::Transmit(pair) => self.tx(pair).map(Tx::ring),
+            Role::Control => None,
+        }
+    }
+
+    /// Starts a queue.
     ///
     /// # Errors
     /// When there is no such queue, no memory yet, or the ring is not in it.
-    pub fn start_queue(
-        &mut self,
-        index: u16,
-        mut setup: QueueState,
-        log_used: Option<u64>,
-    ) -> Result<(), Refused> {
+    pub fn start_queue(&mut self, index: u16, mut setup: QueueState) -> Result<(), Refused> {
         let role = self.role(index).ok_or(Refused::NoSuchQueue(index))?;
         let memory = Arc::clone(self.memory.as_ref().ok_or(Refused::NoMemory)?);
         setup.event_idx_enabled = self.accepted.has(Features::EVENT_IDX);
@@ -208,7 +221,7 @@ impl Device {
         setup.ready = true;
         let start = |side| {
             let mut ring = Ring::start(Arc::clone(&memory), setup, side)?;
-            ring.set_log(self.log.clone(), log_used);
+            ring.set_log(self.log.clone());
             Ok::<_, Fault>(ring)
         };
         match role {
@@ -223,6 +236,25 @@ impl Device {
             Role::Control => self.ctrl.start(memory, setup)?,
         }
         Ok(())
+    }
+
+    /// Starts a queue whose used index is not known: the driver's memory tells it (vhost-user says only the
+    /// available index).
+    ///
+    /// # Errors
+    /// As for [`Device::start_queue`].
+    pub fn start_queue_where_driver_stands(
+        &mut self,
+        index: u16,
+        setup: QueueState,
+    ) -> Result<(), Refused> {
+        let memory = self.memory.as_ref().ok_or(Refused::NoMemory)?;
+        let at = setup.used_ring.checked_add(2).ok_or(Fault::Setup)?;
+        let mut used = [0; 2];
+        let read = memory.whole(at, 2).map(|slice| slice.read(&mut used));
+        read.ok_or(Fault::Setup)?;
+        let next_used = u16::from_le_bytes(used);
+        self.start_queue(index, QueueState { next_used, ..setup })
     }
 
     /// Stops a queue (RING_RESET, GET_VRING_BASE) and says where it stood; `None` when it did not run.
@@ -341,6 +373,11 @@ impl Device {
         if self.rx.get(1).is_some_and(Option::is_some) {
             self.steer.learn(head, pair);
         }
+    }
+
+    fn rings(&mut self) -> impl Iterator<Item = &mut Ring> {
+        let rx = self.rx.iter_mut().flatten().map(Rx::ring);
+        rx.chain(self.tx.iter_mut().flatten().map(Tx::ring))
     }
 
     fn stop_all(&mut self) {

@@ -20,6 +20,7 @@ use virtio_bindings::virtio_ring as vr;
 use virtio_queue::{Queue, QueueState, QueueT};
 
 use super::dirty::DirtyLog;
+use super::inflight::Inflight;
 use super::memory::{Memory, Slice};
 
 /// Most entries of a ring.
@@ -115,6 +116,9 @@ pub struct Ring {
     log: Option<Arc<DirtyLog>>,
     /// Guest address under which writes to the used ring are logged.
     log_used: Option<u64>,
+    inflight: Option<Inflight>,
+    /// Chains that a predecessor left, newest first; walked before any other.
+    left: Vec<u16>,
 }
 
 // SAFETY: the pointers lead into mappings that `memory` keeps; only this value uses them on the device's side.
@@ -166,6 +170,8 @@ impl Ring {
             pieces: Vec::with_capacity(4 * AHEAD),
             log: None,
             log_used: None,
+            inflight: None,
+            left: Vec::new(),
             memory,
             setup,
             side,
@@ -183,10 +189,27 @@ impl Ring {
         }
     }
 
-    /// Logs writes from here on: buffers by their own address, the used ring at `log_used` when the frontend asked.
-    pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>, log_used: Option<u64>) {
+    /// Logs writes to buffers and, where [`Ring::set_log_used`] said so, to the used ring from here on.
+    pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>) {
         self.log = log;
+    }
+
+    /// The guest address under which writes to the used ring are logged.
+    pub fn set_log_used(&mut self, log_used: Option<u64>) {
         self.log_used = log_used;
+    }
+
+    /// Keeps a record of chains in flight. What a predecessor left is walked first, and the available index follows
+    /// from it: all that was given back plus all that is in flight.
+    pub fn set_inflight(&mut self, mut inflight: Inflight) {
+        let mut left = inflight.recover(self.next_used);
+        left.retain(|&head| head < self.size);
+        let taken = u16::try_from(left.len()).unwrap_or(0);
+        self.next_avail = self.next_used.wrapping_add(taken);
+        self.avail_seen = self.next_avail;
+        left.reverse();
+        self.left = left;
+        self.inflight = Some(inflight);
     }
 
     /// The chain at `ahead` places after the next one, walked but not consumed. `None` when the driver has made no
@@ -218,9 +241,10 @@ impl Ring {
         self.pieces.get(chain.from..chain.to).unwrap_or_default()
     }
 
-    /// Forgets the chains that were walked ahead; they are walked anew.
+    /// Forgets the chains that were walked ahead; they are walked anew, in the same order.
     pub fn rewind(&mut self) {
-        self.next_avail = self.next_avail.wrapping_sub(self.waiting());
+        let waiting = self.chains.iter().skip(self.first).rev();
+        self.left.extend(waiting.map(|chain| chain.head));
         self.forget_walked();
     }
 
@@ -246,6 +270,9 @@ impl Ring {
         if let (Some(log), Some(at)) = (&self.log, self.log_used) {
             log.mark(at + 2 * slot as u64, 8);
         }
+        if let Some(inflight) = &mut self.inflight {
+            inflight.completed(chain.head);
+        }
         self.next_used = self.next_used.wrapping_add(1);
     }
 
@@ -260,6 +287,9 @@ impl Ring {
         if let (Some(log), Some(at)) = (&self.log, self.log_used) {
             log.mark(at + 2, 2);
         }
+        if let Some(inflight) = &mut self.inflight {
+            inflight.published(new);
+        }
         // The index must be visible before we look whether the driver wants to know (virtio 1.2, 2.7.7.2).
         fence(Ordering::SeqCst);
         if self.event_idx {
@@ -273,7 +303,8 @@ impl Ring {
         }
     }
 
-    /// Asks the driver for a kick at the next chain. True when there is one already, so that no kick may come.
+    /// Asks the driver for a kick at the next chain. True when there is one already that was not walked yet, so that
+    /// no kick may come for it.
     ///
     /// # Errors
     /// When the available index jumped.
@@ -289,7 +320,7 @@ impl Ring {
         }
         // The wish must be visible before we look a last time (virtio 1.2, 2.7.10.1).
         fence(Ordering::SeqCst);
-        Ok(self.waiting() > 0 || self.available()? > 0)
+        Ok(self.available()? > 0)
     }
 
     /// Tells the driver that no kick is needed: we are looking anyway.
@@ -316,9 +347,9 @@ impl Ring {
         self.log.is_some()
     }
 
-    /// Chains walked but not consumed.
+    /// Chains taken from the available ring but not consumed.
     fn waiting(&self) -> u16 {
-        u16::try_from(self.chains.len() - self.first).unwrap_or(u16::MAX)
+        u16::try_from(self.chains.len() - self.first + self.left.len()).unwrap_or(u16::MAX)
     }
 
     fn forget_walked(&mut self) {
@@ -349,19 +380,35 @@ impl Ring {
         while self.chains.len() < wanted
             && (self.pieces.len() < PIECES || self.chains.len() <= self.first + ahead)
         {
-            if self.available()? == 0 {
+            let Some(head) = self.next_head()? else {
                 break;
-            }
-            let slot = 2 + usize::from(self.next_avail & (self.size - 1));
-            let head = u16::from_le(self.avail_field(slot).load(Ordering::Relaxed));
+            };
             let chain = self.walk(head)?;
             if let Some(piece) = self.pieces.get(chain.from) {
                 piece.prefetch();
             }
-            self.next_avail = self.next_avail.wrapping_add(1);
             self.chains.push(chain);
         }
         Ok(())
+    }
+
+    #[inline]
+    fn next_head(&mut self) -> Result<Option<u16>, Fault> {
+        if let Some(head) = self.left.pop() {
+            return Ok(Some(head));
+        }
+        if self.available()? == 0 {
+            return Ok(None);
+        }
+        let slot = 2 + usize::from(self.next_avail & (self.size - 1));
+        let head = u16::from_le(self.avail_field(slot).load(Ordering::Relaxed));
+        self.next_avail = self.next_avail.wrapping_add(1);
+        if let Some(inflight) = &mut self.inflight
+            && head < self.size
+        {
+            inflight.taken(head);
+        }
+        Ok(Some(head))
     }
 
     fn walk(&mut self, head: u16) -> Result<Chain, Fault> {

@@ -319,7 +319,7 @@ impl Registers {
             used_ring: queue.used_ring,
             ..QueueState::default()
         };
-        self.device.start_queue(index, setup, None)
+        self.device.start_queue(index, setup)
     }
 
     fn failed(&mut self) -> Written {

@@ -1,0 +1,187 @@
+//! The process: a vhost-user device for one virtual machine, or for all of a network.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::Parser;
+use virtio_net_backend::device::{Features, Settings};
+use virtio_net_backend::port::Tap;
+use virtio_net_backend::process::control::Control;
+use virtio_net_backend::process::network::{Middle, Network, Uplink};
+use virtio_net_backend::process::port::{Door, Port};
+use virtio_net_backend::process::{Worker, sandbox};
+use virtio_net_backend::switch::{self, Switch, Time};
+use vnet_core::types::Mac;
+
+/// Addresses that the switch of one network learns.
+const ADDRESSES: usize = 16 * 1024;
+
+/// A virtio-net device over vhost-user.
+///
+/// With --socket and --tap it serves one virtual machine. With --control it serves a network: ports are added and
+/// removed over that socket, and --tap is the way to the kernel's bridge.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Listen here for one frontend (QEMU: -chardev socket,path=...,reconnect=1)
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["control", "connect"], conflicts_with = "control")]
+    socket: Option<PathBuf>,
+    /// The frontend listens here (QEMU: -chardev socket,path=...,server=on); come again whenever it is away
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["control", "socket"])]
+    connect: Option<PathBuf>,
+    /// Take commands here; the sockets of the ports lie beside it
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// The tap; created and brought up when it does not exist
+    #[arg(long, value_name = "NAME")]
+    tap: Option<String>,
+    /// MAC address that the device says (frontends such as QEMU have their own)
+    #[arg(long, default_value = "52:54:00:00:00:01")]
+    mac: Mac,
+    /// MTU that the device says, and of a tap that is created
+    #[arg(long)]
+    mtu: Option<u16>,
+    /// Most queue pairs
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    queues: u16,
+    /// Leave the sandbox out, for debugging
+    #[arg(long)]
+    no_sandbox: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .init();
+    run(&Arguments::parse())
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let tap = arguments
+        .tap
+        .as_deref()
+        .map(|name| open_tap(name, arguments.mtu))
+        .transpose()?;
+    let signals = stop_signals().context("signals")?;
+    let main_path = [&arguments.control, &arguments.socket, &arguments.connect]
+        .into_iter()
+        .flatten()
+        .next();
+    let directory = main_path
+        .and_then(|path| path.parent())
+        .unwrap_or(Path::new(""));
+    let mut worker = match &arguments.control {
+        Some(path) => {
+            let control =
+                bind_control(path).with_context(|| format!("control socket {}", path.display()))?;
+            Worker::new(switched(tap)?, Some(control))?
+        }
+        None => wired(arguments, tap)?,
+    };
+    worker.stop_on(signals.as_fd())?;
+    if arguments.no_sandbox {
+        sandbox::enter_directory(directory)
+    } else {
+        sandbox::enter(directory)
+    }
+    .context("sandbox")?;
+    tracing::info!("ready");
+    worker.run()?;
+    if let Some(name) = arguments.control.as_deref().and_then(Path::file_name) {
+        std::fs::remove_file(name).context("removing the control socket")?;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_tap(name: &str, mtu: Option<u16>) -> anyhow::Result<Tap> {
+    let (tap, created) = Tap::open(name).with_context(|| format!("tap {name}"))?;
+    if created {
+        tap.bring_up(mtu)
+            .with_context(|| format!("bringing up tap {name}"))?;
+    }
+    Ok(tap)
+}
+
+/// A network: a switch with the tap as its first port.
+fn switched(tap: Option<Tap>) -> anyhow::Result<Network> {
+    let seed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| u64::from(time.subsec_nanos()));
+    let mut switch = Switch::new(
+        ADDRESSES,
+        seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(std::process::id()),
+    );
+    let uplink = match tap {
+        Some(tap) => {
+            let index = switch.attach(Time::default(), switch::Port::uplink());
+            Some(Uplink {
+                tap,
+                index,
+                readable: true,
+                sent: 0,
+                received: 0,
+            })
+        }
+        None => None,
+    };
+    Ok(Network::new(Middle::Switch(Box::new(switch)), uplink))
+}
+
+/// One frontend and a tap.
+fn wired(arguments: &Arguments, tap: Option<Tap>) -> anyhow::Result<Worker> {
+    let tap = tap.context("--tap is needed")?;
+    let door = match (&arguments.socket, &arguments.connect) {
+        (Some(path), _) => listen(path).with_context(|| format!("socket {}", path.display()))?,
+        (None, Some(path)) => {
+            Door::Connect(path.file_name().context("--connect needs a file")?.into())
+        }
+        (None, None) => anyhow::bail!("--socket, --connect or --control is needed"),
+    };
+    let settings = Settings {
+        mac: arguments.mac.0,
+        mtu: arguments.mtu,
+        queue_pairs: arguments.queues,
+        own_control_queue: false,
+        withheld: Features::default(),
+    };
+    let uplink = Uplink {
+        tap,
+        index: None,
+        readable: true,
+        sent: 0,
+        received: 0,
+    };
+    let mut worker = Worker::new(Network::new(Middle::Wire, Some(uplink)), None)?;
+    worker.add(0, Port::new("port".to_owned(), settings, door))?;
+    Ok(worker)
+}
+
+/// Listens at a path whose directory becomes the working directory, where the file is removed in the end.
+fn listen(path: &Path) -> io::Result<Door> {
+    let mut door = Door::listen(path)?;
+    door.rename(path.file_name().map(PathBuf::from));
+    Ok(door)
+}
+
+fn bind_control(path: &Path) -> io::Result<Control> {
+    if std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        std::fs::remove_file(path)?;
+    }
+    Control::new(UnixListener::bind(path)?)
+}
+
+/// SIGTERM and SIGINT as an fd, so that the loop ends in order and sockets are removed.
+fn stop_signals() -> io::Result<OwnedFd> {
+    virtio_net_backend::process::signals::stop()
+}

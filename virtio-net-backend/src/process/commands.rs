@@ -1,0 +1,228 @@
+//! What the commands of the control socket do.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::control::{AddPort, Answer, Command, GuardSpec, LimitSpec, RateSpec};
+use super::network::Middle;
+use super::port::{Door, Port};
+use super::worker::Worker;
+use crate::device::{Features, Settings};
+use crate::switch::{self, Guard, Limit, PortIndex, Rate};
+
+impl Worker {
+    /// Carries out a command; `fd` is the one that came with it.
+    pub fn obey(&mut self, command: Command, fd: Option<OwnedFd>) -> Answer {
+        match command {
+            Command::AddPort(port) => match self.add_port(&port, fd) {
+                Ok(number) => Answer::done(json!({ "number": number })),
+                Err(error) => Answer::refused(error),
+            },
+            Command::RemovePort { name } => match self.number_of(&name) {
+                Some(number) => {
+                    self.remove(number);
+                    Answer::done(json!(null))
+                }
+                None => Answer::refused(format!("there is no port {name}")),
+            },
+            Command::List => self.list(),
+            Command::Stats => self.stats(),
+            Command::Addresses => self.addresses(),
+            Command::SetLink { name, up } => {
+                let number = self.number_of(&name);
+                match number.and_then(|number| self.network().port(number)) {
+                    Some(port) => {
+                        port.session
+                            .iter_mut()
+                            .for_each(|session| session.set_link(up));
+                        Answer::done(json!(null))
+                    }
+                    None => Answer::refused(format!("there is no port {name}")),
+                }
+            }
+        }
+    }
+
+    fn add_port(&mut self, spec: &AddPort, fd: Option<OwnedFd>) -> io::Result<u16> {
+        if self.number_of(&spec.name).is_some() {
+            return Err(io::Error::other(format!(
+                "there is a port {} already",
+                spec.name
+            )));
+        }
+        let door = door(spec, fd)?;
+        let settings = Settings {
+            mac: spec.mac.0,
+            mtu: spec.mtu,
+            queue_pairs: spec.queues,
+            own_control_queue: false,
+            withheld: Features::default(),
+        };
+        let port = switch::Port {
+            guard: spec.guard.as_ref().map(|guard| self::guard(guard, spec)),
+            isolated: spec.isolated,
+            send: limit(&spec.send),
+            receive: limit(&spec.receive),
+            ..switch::Port::default()
+        };
+        let now = self.time();
+        let index = match self.network().middle() {
+            Middle::Wire => return Err(io::Error::other("this process has one port only")),
+            Middle::Switch(switch) => switch
+                .attach(now, port)
+                .ok_or_else(|| io::Error::other("no port is free"))?,
+        };
+        let number = u16::try_from(index.index()).map_err(io::Error::other)?;
+        let added = self.add(number, Port::new(spec.name.clone(), settings, door));
+        if added.is_err() {
+            self.remove(number);
+        }
+        added.map(|()| number)
+    }
+
+    fn number_of(&mut self, name: &str) -> Option<u16> {
+        self.network()
+            .ports()
+            .find(|(_, port)| port.name == name)
+            .map(|(number, _)| number)
+    }
+
+    fn list(&mut self) -> Answer {
+        let ports: Vec<_> = self
+            .network()
+            .ports()
+            .map(|(number, port)| {
+                let features = port
+                    .session
+                    .as_ref()
+                    .map(|session| session.device_ref().accepted());
+                json!({
+                    "name": port.name,
+                    "number": number,
+                    "connected": port.session.is_some(),
+                    "running": port.receives(),
+                    "mac": vnet_core::types::Mac(port.settings.mac).to_string(),
+                    "features": features.map(|features| format!("{features:?}")),
+                })
+            })
+            .collect();
+        let uplink = self
+            .network()
+            .uplink()
+            .map(|uplink| uplink.tap.name().to_owned());
+        Answer::done(json!({ "ports": ports, "uplink": uplink }))
+    }
+
+    fn stats(&mut self) -> Answer {
+        let numbers: Vec<_> = self
+            .network()
+            .ports()
+            .map(|(n, port)| (n, port.name.clone(), port.counters))
+            .collect();
+        let mut ports = serde_json::Map::new();
+        for (number, name, counters) in numbers {
+            ports.insert(
+                name,
+                json!({ "device": counters, "switch": self.switch_counters(number) }),
+            );
+        }
+        let uplink = self.network().uplink().map(|uplink| {
+            use crate::port::FramePort;
+            json!({ "sent": uplink.sent, "received": uplink.received, "refused": uplink.tap.refused() })
+        });
+        Answer::done(json!({ "ports": ports, "uplink": uplink }))
+    }
+
+    fn switch_counters(&mut self, number: u16) -> serde_json::Value {
+        let Middle::Switch(switch) = self.network().middle() else {
+            return json!(null);
+        };
+        let counters = PortIndex::new(usize::from(number)).and_then(|index| switch.counters(index));
+        counters.map_or(json!(null), |counters| {
+            let drops: serde_json::Map<_, _> = counters
+                .dropped()
+                .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+                .collect();
+            json!({
+                "sent-frames": counters.sent_frames,
+                "sent-bytes": counters.sent_bytes,
+                "received-frames": counters.received_frames,
+                "received-bytes": counters.received_bytes,
+                "drops": drops,
+            })
+        })
+    }
+
+    fn addresses(&mut self) -> Answer {
+        let now = self.time();
+        let Middle::Switch(switch) = self.network().middle() else {
+            return Answer::done(json!({ "addresses": [] }));
+        };
+        let mut entries: Vec<_> = switch
+            .entries(now)
+            .map(|entry| (entry.mac.to_string(), entry.port.index()))
+            .collect();
+        entries.sort();
+        let entries: Vec<_> = entries
+            .into_iter()
+            .map(|(mac, port)| json!({ "mac": mac, "port": port }))
+            .collect();
+        Answer::done(json!({ "addresses": entries }))
+    }
+}
+
+fn door(spec: &AddPort, fd: Option<OwnedFd>) -> io::Result<Door> {
+    match (fd, &spec.socket, &spec.connect) {
+        (Some(fd), path, None) => {
+            Door::from_listener(UnixListener::from(fd), path.as_deref().and_then(beside))
+        }
+        (None, Some(path), None) => Door::listen(&beside(path).ok_or_else(|| not_beside(path))?),
+        (None, None, Some(path)) => {
+            Ok(Door::Connect(beside(path).ok_or_else(|| not_beside(path))?))
+        }
+        _ => Err(io::Error::other(
+            "give one of socket, connect, or a listening socket as an fd",
+        )),
+    }
+}
+
+/// Sockets lie in the working directory, which is all of the file system that the process can see: only the file name
+/// of a path counts.
+fn beside(path: &Path) -> Option<PathBuf> {
+    path.file_name().map(PathBuf::from)
+}
+
+fn not_beside(path: &Path) -> io::Error {
+    io::Error::other(format!(
+        "{} is not a file beside the control socket",
+        path.display()
+    ))
+}
+
+fn guard(spec: &GuardSpec, port: &AddPort) -> Guard {
+    let macs = if spec.macs.is_empty() {
+        vec![port.mac]
+    } else {
+        spec.macs.clone()
+    };
+    spec.addresses
+        .iter()
+        .fold(Guard::new(macs), |guard, address| {
+            guard.allow(*address, 128)
+        })
+}
+
+fn limit(spec: &LimitSpec) -> Limit {
+    let rate = |rate: &RateSpec| Rate {
+        per_second: rate.per_second,
+        burst: rate.burst,
+    };
+    Limit {
+        bytes: spec.bytes.as_ref().map(rate),
+        frames: spec.frames.as_ref().map(rate),
+    }
+}

@@ -1,0 +1,319 @@
+//! The control socket: one JSON document a line, answered by one line. An fd may come with a line (SCM_RIGHTS).
+//!
+//! ```text
+//! {"op":"add-port","name":"web","socket":"/run/vnet/default/web.sock","mac":"52:54:00:00:00:01"}
+//! {"ok":true}
+//! {"op":"list"}
+//! {"ok":true,"ports":[{"name":"web","number":1,"connected":true, ...}]}
+//! ```
+//! Whoever can open the socket may command the process: its directory's mode is the permission.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
+use serde::{Deserialize, Serialize};
+use vnet_core::types::Mac;
+
+use super::poll::{Poll, Source};
+use super::worker::Worker;
+
+/// Connections at a time.
+const MAX_CLIENTS: usize = 8;
+/// Longest line.
+const MAX_LINE: usize = 64 * 1024;
+/// Fds that wait for their line.
+const MAX_FDS: usize = 4;
+
+/// A command.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// Adds a port. A listening socket may come as an fd in place of a path.
+    AddPort(AddPort),
+    /// Removes a port; its frontend is disconnected.
+    RemovePort {
+        /// Its name.
+        name: String,
+    },
+    /// The ports and the uplink.
+    List,
+    /// What was counted.
+    Stats,
+    /// What the switch has learnt.
+    Addresses,
+    /// Sets a port's link up or down.
+    SetLink {
+        /// Its name.
+        name: String,
+        /// Up, or down.
+        up: bool,
+    },
+}
+
+/// A port to add.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct AddPort {
+    /// Its name.
+    pub name: String,
+    /// Where to listen, a file beside the control socket.
+    pub socket: Option<PathBuf>,
+    /// Where the frontend listens, instead.
+    pub connect: Option<PathBuf>,
+    /// MAC address that the device says.
+    pub mac: Mac,
+    /// MTU that the device says.
+    pub mtu: Option<u16>,
+    /// Queue pairs.
+    #[serde(default = "one")]
+    pub queues: u16,
+    /// What the port may send; anything when absent.
+    pub guard: Option<GuardSpec>,
+    /// Never reaches another isolated port.
+    #[serde(default)]
+    pub isolated: bool,
+    /// How much the port may send.
+    #[serde(default)]
+    pub send: LimitSpec,
+    /// How much it may be sent.
+    #[serde(default)]
+    pub receive: LimitSpec,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+/// Addresses that a port may use.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GuardSpec {
+    /// MAC addresses; the port's own when empty.
+    #[serde(default)]
+    pub macs: Vec<Mac>,
+    /// IP addresses.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Limits of one direction.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct LimitSpec {
+    /// Bytes.
+    pub bytes: Option<RateSpec>,
+    /// Frames.
+    pub frames: Option<RateSpec>,
+}
+
+/// A rate.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct RateSpec {
+    /// Units a second.
+    pub per_second: u64,
+    /// Units at once.
+    pub burst: u64,
+}
+
+/// An answer.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(flatten)]
+    content: serde_json::Value,
+}
+
+impl Answer {
+    /// It was done; `content` is an object with what was asked for, or null.
+    #[must_use]
+    pub fn done(content: serde_json::Value) -> Self {
+        let content = if content.is_null() {
+            serde_json::json!({})
+        } else {
+            content
+        };
+        Self {
+            ok: true,
+            error: None,
+            content,
+        }
+    }
+
+    /// It was not, and why.
+    #[must_use]
+    pub fn refused(error: impl ToString) -> Self {
+        Self {
+            ok: false,
+            error: Some(error.to_string()),
+            content: serde_json::json!({}),
+        }
+    }
+}
+
+/// The socket and its connections.
+#[derive(Debug)]
+pub struct Control {
+    listener: UnixListener,
+    clients: Vec<Option<Client>>,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    buffer: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+}
+
+impl Control {
+    /// Takes a bound socket.
+    ///
+    /// # Errors
+    /// When it cannot be made non-blocking.
+    pub fn new(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            clients: (0..MAX_CLIENTS).map(|_| None).collect(),
+        })
+    }
+
+    /// Handles an event on the listener or on a connection.
+    pub fn serve(&mut self, source: Source, worker: &mut Worker) {
+        match source {
+            Source::Control => self.accept(worker.poll()),
+            Source::ControlClient(number) => self.serve_client(number, worker),
+            Source::Uplink
+            | Source::Door(_)
+            | Source::Session(_)
+            | Source::Kick(..)
+            | Source::Signal => {}
+        }
+    }
+
+    fn accept(&mut self, poll: &Poll) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let Some(number) = self.clients.iter().position(Option::is_none) else {
+                // Dropped at once: the caller sees the end of the stream and may come again.
+                continue;
+            };
+            let source = Source::ControlClient(u16::try_from(number).unwrap_or(0));
+            if stream.set_nonblocking(true).is_ok() && poll.watch(&stream, source).is_ok() {
+                self.clients[number] = Some(Client {
+                    stream,
+                    buffer: Vec::new(),
+                    fds: VecDeque::new(),
+                });
+            }
+        }
+    }
+
+    fn serve_client(&mut self, number: u16, worker: &mut Worker) {
+        let Some(slot) = self.clients.get_mut(usize::from(number)) else {
+            return;
+        };
+        let keep = slot.as_mut().is_some_and(|client| client.serve(worker));
+        if !keep {
+            *slot = None;
+            // Somebody may have found no place.
+            self.accept(worker.poll());
+        }
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Client {
+    /// Reads and answers; false when the connection is over.
+    fn serve(&mut self, worker: &mut Worker) -> bool {
+        loop {
+            match self.fill() {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => return false,
+            }
+            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let answer = match serde_json::from_slice(&line) {
+                    Ok(command) => worker.obey(command, self.fds.pop_front()),
+                    Err(error) => Answer::refused(error),
+                };
+                if !self.answer(&answer) {
+                    return false;
+                }
+            }
+            if self.buffer.len() > MAX_LINE {
+                return false;
+            }
+        }
+    }
+
+    /// False when the client does not read its answers.
+    fn answer(&self, answer: &Answer) -> bool {
+        let Ok(mut line) = serde_json::to_vec(answer) else {
+            return false;
+        };
+        line.push(b'\n');
+        let sent = rustix::net::send(
+            &self.stream,
+            &line,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        );
+        sent.is_ok_and(|sent| sent == line.len())
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        let mut bytes = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        let received = recvmsg(
+            &self.stream,
+            &mut into,
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?
+        .bytes;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                self.fds
+                    .extend(fds.take(MAX_FDS - self.fds.len().min(MAX_FDS)));
+            }
+        }
+        self.buffer.extend_from_slice(&bytes[..received]);
+        Ok(received)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_a_line_and_what_is_unknown_is_refused() {
+        let line = r#"{"op":"add-port","name":"web","socket":"web.sock","mac":"52:54:00:00:00:01",
+            "guard":{"addresses":["10.0.0.5"]},"send":{"bytes":{"per-second":1000,"burst":100}}}"#;
+        let Ok(Command::AddPort(port)) = serde_json::from_str(line) else {
+            panic!("not read");
+        };
+        assert_eq!((port.name.as_str(), port.queues), ("web", 1));
+        assert!(
+            serde_json::from_str::<Command>(r#"{"op":"add-port","name":"x","colour":"red"}"#)
+                .is_err()
+        );
+        assert!(serde_json::from_str::<Command>(r#"{"op":"reboot"}"#).is_err());
+    }
+}

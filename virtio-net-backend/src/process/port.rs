@@ -1,0 +1,370 @@
+//! One vhost-user port: where its frontend comes from, the session while there is one, and what it counted.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use super::backlog::Backlog;
+use crate::device::header::HEADER_LEN;
+use crate::device::{Features, Frame, Gso, NetHeader, Received, Settings};
+use crate::switch::offload::{self, Accepts, Kind, Large, Partial, Pending, Segments, Work};
+use crate::transport::vhost_user::Session;
+
+/// Where the frontend comes from.
+#[derive(Debug)]
+pub enum Door {
+    /// We listen; the path is ours to remove when we made the socket.
+    Listen {
+        /// The listening socket.
+        listener: UnixListener,
+        /// The file to remove in the end.
+        path: Option<PathBuf>,
+    },
+    /// The frontend listens, and we come again whenever it was away.
+    Connect(PathBuf),
+}
+
+impl Door {
+    /// Listens at `path`, in place of a socket that a predecessor left.
+    ///
+    /// # Errors
+    /// When the path cannot be bound.
+    pub fn listen(path: &Path) -> io::Result<Self> {
+        match UnixStream::connect(path) {
+            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?
+            }
+            Err(_) => {}
+        }
+        Self::from_listener(UnixListener::bind(path)?, Some(path.to_owned()))
+    }
+
+    /// Takes a socket that someone else bound.
+    ///
+    /// # Errors
+    /// When it cannot be made non-blocking.
+    pub fn from_listener(listener: UnixListener, path: Option<PathBuf>) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::Listen { listener, path })
+    }
+
+    /// The socket has another path from here on (the root directory changed).
+    pub fn rename(&mut self, to: Option<PathBuf>) {
+        if let Self::Listen { path, .. } = self {
+            *path = to;
+        }
+    }
+
+    /// A fresh connection, when a frontend is there.
+    #[must_use]
+    pub fn knock(&self) -> Option<UnixStream> {
+        match self {
+            Self::Listen { listener, .. } => listener.accept().ok().map(|(stream, _)| stream),
+            Self::Connect(path) => UnixStream::connect(path).ok(),
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Self::Listen {
+            path: Some(path), ..
+        } = self
+        {
+            // Somebody else may have removed it, which is as good.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// What a port counted beside the switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Frames from the driver.
+    pub tx_frames: u64,
+    /// Chains from the driver that held no valid frame.
+    pub tx_malformed: u64,
+    /// Frames into the driver's buffers.
+    pub rx_frames: u64,
+    /// Frames dropped because the driver made no buffers available for too long.
+    pub rx_no_buffers: u64,
+    /// Frames dropped because no buffer was large enough or they could not be finished for this driver.
+    pub rx_refused: u64,
+    /// Rings that the driver broke.
+    pub faults: u64,
+    /// Frontends that came.
+    pub sessions: u64,
+}
+
+/// A port.
+#[derive(Debug)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// What its device is made with.
+    pub settings: Settings,
+    /// Where the frontend comes from.
+    pub door: Door,
+    /// The frontend, while there is one.
+    pub session: Option<Session>,
+    /// What was counted.
+    pub counters: Counters,
+    /// Looked at in each turn; asleep until a kick otherwise.
+    pub awake: bool,
+    /// Receive queues that were written to since the last flush.
+    touched: u32,
+    backlog: Backlog,
+    scratch: Vec<u8>,
+    segment: Vec<u8>,
+}
+
+impl Port {
+    /// A port without a frontend yet.
+    #[must_use]
+    pub fn new(name: String, settings: Settings, door: Door) -> Self {
+        Self {
+            name,
+            settings,
+            door,
+            session: None,
+            counters: Counters::default(),
+            awake: false,
+            touched: 0,
+            backlog: Backlog::default(),
+            scratch: Vec::new(),
+            segment: Vec::new(),
+        }
+    }
+
+    /// Starts a session on a fresh connection.
+    ///
+    /// # Errors
+    /// When the socket cannot be used.
+    pub fn open(&mut self, stream: UnixStream) -> io::Result<()> {
+        self.session = Some(Session::new(stream, &self.settings)?);
+        self.counters.sessions += 1;
+        Ok(())
+    }
+
+    /// Ends the session; the fds must leave the poll set.
+    pub fn close(&mut self) -> Vec<OwnedFd> {
+        self.awake = false;
+        self.touched = 0;
+        self.backlog.clear();
+        self.session
+            .take()
+            .map(|mut session| session.retire())
+            .unwrap_or_default()
+    }
+
+    /// Whether a driver is there that takes frames.
+    #[must_use]
+    pub fn receives(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.is_enabled(0))
+    }
+
+    /// Whether frames wait for the driver's buffers.
+    #[must_use]
+    pub fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Whether the driver has buffers for a frame, so that one may be fetched for it.
+    pub fn has_buffers(&mut self) -> bool {
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        if !session.is_enabled(0) || !self.backlog.is_empty() {
+            return false;
+        }
+        match session.device().rx(0).map(crate::device::Rx::has_buffers) {
+            Some(Ok(has)) => has,
+            Some(Err(_)) => {
+                self.fail(0);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Hands a frame to the driver, finishing what it cannot take as it is.
+    #[inline]
+    pub fn deliver(&mut self, frame: &Frame<'_>) {
+        if !frame.is_plain() && !self.takes(frame) {
+            self.finish(frame);
+        } else if !self.backlog.is_empty() || !self.push(frame) {
+            self.wait(frame);
+        }
+    }
+
+    /// Shows the driver what was delivered, and interrupts it where it wants that.
+    pub fn flush(&mut self) {
+        while self.touched != 0 {
+            let pair = u16::try_from(self.touched.trailing_zeros()).unwrap_or(0);
+            self.touched &= self.touched - 1;
+            if let Some(session) = &mut self.session
+                && let Some(rx) = session.device().rx(pair)
+                && rx.ring().publish()
+            {
+                session.interrupt(2 * pair);
+            }
+        }
+    }
+
+    /// Hands over frames that waited; how many.
+    pub fn drain(&mut self) -> usize {
+        if self.backlog.is_empty() {
+            return 0;
+        }
+        let mut backlog = std::mem::take(&mut self.backlog);
+        let count = backlog.drain(|frame| self.push(frame));
+        self.backlog = backlog;
+        count
+    }
+
+    /// Stops a queue that its driver broke.
+    pub fn fail(&mut self, queue: u16) {
+        self.counters.faults += 1;
+        if let Some(session) = &mut self.session {
+            session.fail(queue);
+        }
+    }
+
+    /// Puts a finished frame into the driver's buffers; false when there are none.
+    #[inline]
+    fn push(&mut self, frame: &Frame<'_>) -> bool {
+        let Some(session) = &mut self.session else {
+            return true;
+        };
+        let pair = session.device_ref().receive_pair(frame.head());
+        if !session.is_enabled(2 * pair) {
+            return true;
+        }
+        let Some(rx) = session.device().rx(pair) else {
+            return true;
+        };
+        match rx.push(frame) {
+            Ok(Received::Done) => {
+                self.counters.rx_frames += 1;
+                self.touched |= 1 << pair;
+                true
+            }
+            Ok(Received::NoBuffers) => false,
+            Ok(Received::TooLong) => {
+                self.counters.rx_refused += 1;
+                true
+            }
+            Err(_) => {
+                self.fail(2 * pair);
+                true
+            }
+        }
+    }
+
+    fn wait(&mut self, frame: &Frame<'_>) {
+        if self.backlog.push(frame) {
+            // Buffers may come without a kick only while we look.
+            self.awake = true;
+        } else {
+            self.counters.rx_no_buffers += 1;
+        }
+    }
+
+    fn takes(&self, frame: &Frame<'_>) -> bool {
+        let features = self
+            .session
+            .as_ref()
+            .map(|session| session.device_ref().accepted());
+        frame
+            .header()
+            .is_ok_and(|header| header.fits(features.unwrap_or_default()))
+    }
+
+    /// Finishes the checksum or cuts the frame for a driver that cannot.
+    fn finish(&mut self, frame: &Frame<'_>) {
+        let features = self
+            .session
+            .as_ref()
+            .map(|session| session.device_ref().accepted())
+            .unwrap_or_default();
+        let Ok(header) = frame.header() else {
+            self.counters.rx_refused += 1;
+            return;
+        };
+        let pending = Pending {
+            checksum: header.needs_csum.then_some(Partial {
+                start: header.csum_start,
+                offset: header.csum_offset,
+            }),
+            large: large(header.gso, header.gso_size),
+        };
+        let mut bytes = std::mem::take(&mut self.scratch);
+        frame.copy_to(&mut bytes);
+        match pending.work(accepts(features)) {
+            // Only the ECN mark is too much for it.
+            Work::Nothing => self.deliver_finished(
+                &mut bytes,
+                &NetHeader {
+                    ecn: false,
+                    ..header
+                },
+            ),
+            Work::Checksum(partial) => {
+                match offload::finish_checksum(&mut bytes[HEADER_LEN..], partial) {
+                    Ok(()) => self.deliver_finished(&mut bytes, &NetHeader::default()),
+                    Err(_) => self.counters.rx_refused += 1,
+                }
+            }
+            Work::Segment(large) => self.deliver_segments(&bytes[HEADER_LEN..], large),
+        }
+        self.scratch = bytes;
+    }
+
+    fn deliver_segments(&mut self, frame: &[u8], large: Large) {
+        let Ok(mut segments) = Segments::new(frame, large) else {
+            self.counters.rx_refused += 1;
+            return;
+        };
+        let mut bytes = std::mem::take(&mut self.segment);
+        let mut linear = Vec::with_capacity(HEADER_LEN + usize::from(large.size) + 256);
+        while segments.next_into(&mut bytes) {
+            linear.clear();
+            linear.extend_from_slice(&[0; HEADER_LEN]);
+            linear.extend_from_slice(&bytes);
+            self.deliver_finished(&mut linear, &NetHeader::default());
+        }
+        self.segment = bytes;
+    }
+
+    fn deliver_finished(&mut self, linear: &mut [u8], header: &NetHeader) {
+        linear[..HEADER_LEN].copy_from_slice(&header.encode());
+        if let Some(frame) = Frame::new(linear)
+            && (!self.backlog.is_empty() || !self.push(&frame))
+        {
+            self.wait(&frame);
+        }
+    }
+}
+
+fn accepts(features: Features) -> Accepts {
+    Accepts {
+        checksum: features.has(Features::GUEST_CSUM),
+        tcp4: features.has(Features::GUEST_TSO4),
+        tcp6: features.has(Features::GUEST_TSO6),
+        udp: features.has(Features::GUEST_USO4.with(Features::GUEST_USO6)),
+    }
+}
+
+fn large(gso: Gso, size: u16) -> Option<Large> {
+    let kind = match gso {
+        Gso::None => return None,
+        Gso::Tcp4 => Kind::Tcp4,
+        Gso::Tcp6 => Kind::Tcp6,
+        Gso::Udp => Kind::Udp,
+    };
+    Some(Large { kind, size })
+}

@@ -1,0 +1,179 @@
+//! Closing the door: the directory of the sockets becomes the whole file system, capabilities go, and a seccomp filter
+//! leaves the system calls that the data plane, vhost-user and the control socket need. No call that opens a file is
+//! among them.
+#![allow(
+    unsafe_code,
+    reason = "prctl and capset have no safe wrapper among our dependencies"
+)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// Gives up everything that is not needed any more. Sockets are found by their file names in `directory` from here on.
+///
+/// Without the right to change the root directory (not started as root) that part is left out; the filter stands
+/// in any case.
+///
+/// # Errors
+/// When the directory is not there or the kernel has no seccomp.
+pub fn enter(directory: &Path) -> io::Result<()> {
+    enter_directory(directory)?;
+    match rustix::process::chroot(".") {
+        Ok(()) => rustix::process::chdir("/")?,
+        Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    drop_capabilities()?;
+    // SAFETY: a flag of this process, no memory is touched.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    seccompiler::apply_filter(&filter().map_err(io::Error::other)?).map_err(io::Error::other)
+}
+
+/// Only the part of [`enter`] on which file names depend.
+///
+/// # Errors
+/// When the directory is not there.
+pub fn enter_directory(directory: &Path) -> io::Result<()> {
+    let here = directory.as_os_str().is_empty();
+    Ok(rustix::process::chdir(if here {
+        Path::new(".")
+    } else {
+        directory
+    })?)
+}
+
+/// Empties the three capability sets: a root without them is a user who owns root's files, which cannot be opened.
+fn drop_capabilities() -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let sets = [[0u32; 3]; 2];
+    // SAFETY: both structures are laid out as capset(2) wants them for version 3, and only read.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// System calls that are allowed with any arguments.
+const ALLOWED: &[libc::c_long] = &[
+    // frames and kicks
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_epoll_ctl,
+    // frontends and control connections
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_connect,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_recvmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_lseek,
+    libc::SYS_close,
+    // guest memory, logs, memory for chains in flight
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
+    // the runtime
+    libc::SYS_futex,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_getrandom,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+fn filter() -> Result<BpfProgram, seccompiler::Error> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    rules.insert(
+        libc::SYS_socket,
+        vec![first_is(0, libc::AF_UNIX.cast_unsigned().into())?],
+    );
+    let ioctls = [libc::TUNSETOFFLOAD, libc::FIONBIO];
+    let ioctls = ioctls
+        .iter()
+        .map(|code| first_is(1, *code))
+        .collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_ioctl, ioctls);
+    let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
+    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, architecture)?;
+    Ok(filter.try_into()?)
+}
+
+/// The argument with this number has this value.
+fn first_is(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::Error> {
+    let condition =
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filtered_thread_opens_no_file_and_still_talks() {
+        let outcome = std::thread::spawn(|| {
+            seccompiler::apply_filter(&filter().expect("compiled")).expect("applied");
+            let pair = rustix::pipe::pipe();
+            let opened = std::fs::File::open("/dev/null");
+            let socket = std::os::unix::net::UnixDatagram::unbound();
+            let internet = std::net::UdpSocket::bind("127.0.0.1:0");
+            (
+                pair.is_err(),
+                opened.is_err(),
+                socket.is_ok(),
+                internet.is_err(),
+            )
+        });
+        assert_eq!(outcome.join().expect("ran"), (true, true, true, true));
+    }
+}

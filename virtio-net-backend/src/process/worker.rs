@@ -1,0 +1,374 @@
+//! The loop: events in, turns of the data plane, sleep.
+//!
+//! ```text
+//!            kick, tap, timer
+//!   asleep ------------------> working: turn after turn, kicks off, a look at the poll set now and then
+//!      ^                          | nothing moved
+//!      |  armed, still nothing    v
+//!      +---------------------- lingering: looks at the rings a little longer, as long as that has paid off lately
+//! ```
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::control::Control;
+use super::network::{Middle, Network};
+use super::poll::{Poll, Source};
+use super::port::{Door, Port};
+use crate::switch::{PortIndex, Time};
+use crate::transport::vhost_user::Event;
+
+/// Turns between two looks at the poll set while frames move.
+const TURNS_PER_LOOK: u32 = 8;
+/// Longest time the rings are looked at without anything to do.
+const LINGER: Duration = Duration::from_micros(50);
+/// A sleep shorter than this would better not have been.
+const SHORT_SLEEP: Duration = Duration::from_micros(60);
+/// How soon we come again to a frontend that was away.
+const RETRY: Duration = Duration::from_millis(250);
+/// How often a ring without kicks is looked at.
+const POLLED: Duration = Duration::from_micros(200);
+/// How often the switch forgets silent addresses.
+const AGEING: Duration = Duration::from_secs(30);
+
+/// The loop and all it owns.
+pub struct Worker {
+    poll: Poll,
+    network: Network,
+    control: Option<Control>,
+    start: Instant,
+    linger: Duration,
+    retry_at: Option<Instant>,
+    age_at: Instant,
+    /// Ports whose frontends asked for more than one turn's worth.
+    unserved: Vec<u16>,
+    stop: bool,
+}
+
+impl Worker {
+    /// A worker over a network; ports are added by [`Worker::add`] or by the control socket.
+    ///
+    /// # Errors
+    /// When the kernel gives no poll set.
+    pub fn new(mut network: Network, control: Option<Control>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        if let Some(uplink) = network.uplink() {
+            poll.watch(uplink.tap.as_fd(), Source::Uplink)?;
+        }
+        network.set_uplink_offloads()?;
+        if let Some(control) = &control {
+            poll.watch(control.as_fd(), Source::Control)?;
+        }
+        let start = Instant::now();
+        Ok(Self {
+            poll,
+            network,
+            control,
+            start,
+            linger: Duration::ZERO,
+            retry_at: None,
+            age_at: start + AGEING,
+            unserved: Vec::new(),
+            stop: false,
+        })
+    }
+
+    /// Stops the loop when this fd becomes readable (a signalfd).
+    ///
+    /// # Errors
+    /// When it cannot be polled.
+    pub fn stop_on(&self, fd: impl AsFd) -> io::Result<()> {
+        self.poll.watch(fd, Source::Signal)
+    }
+
+    /// Adds a port under a free number.
+    ///
+    /// # Errors
+    /// When its listener cannot be polled.
+    pub fn add(&mut self, number: u16, port: Port) -> io::Result<()> {
+        match &port.door {
+            Door::Listen { listener, .. } => self.poll.watch(listener, Source::Door(number))?,
+            Door::Connect(_) => self.retry_at = Some(Instant::now()),
+        }
+        self.network.insert(number, port);
+        self.knock(number);
+        Ok(())
+    }
+
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// When polling fails, which leaves nothing to do.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut turns = 0u32;
+        let mut quiet_since: Option<Instant> = None;
+        while !self.stop {
+            let now = self.time();
+            let moved = self.network.turn(now);
+            turns = turns.wrapping_add(1);
+            if moved > 0 {
+                quiet_since = None;
+                // Small turns mean that the other side is waiting for us; large ones, that we are behind.
+                if moved < 8 || turns.is_multiple_of(TURNS_PER_LOOK) {
+                    self.look(Some(Duration::ZERO))?;
+                }
+                continue;
+            }
+            let since = *quiet_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < self.linger {
+                if turns.is_multiple_of(TURNS_PER_LOOK) {
+                    self.look(Some(Duration::ZERO))?;
+                } else {
+                    std::hint::spin_loop();
+                }
+                continue;
+            }
+            if self.network.arm(now) {
+                continue;
+            }
+            self.sleep(now)?;
+            quiet_since = None;
+        }
+        Ok(())
+    }
+
+    fn sleep(&mut self, now: Time) -> io::Result<()> {
+        let timeout = self.timeout(now);
+        let began = Instant::now();
+        self.look(timeout)?;
+        // Lingering is worth it only where frames follow each other closely.
+        self.linger = if began.elapsed() < SHORT_SLEEP {
+            (self.linger * 2).clamp(Duration::from_micros(5), LINGER)
+        } else {
+            self.linger / 2
+        };
+        Ok(())
+    }
+
+    fn timeout(&mut self, now: Time) -> Option<Duration> {
+        if !self.unserved.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let wall = Instant::now();
+        let retry = self.retry_at.map(|at| at.saturating_duration_since(wall));
+        let polled = self.network.is_polled().then_some(POLLED);
+        let ages = match self.network.middle() {
+            Middle::Switch(switch) => switch.entries(now).next().is_some(),
+            Middle::Wire => false,
+        };
+        let age = ages.then(|| self.age_at.saturating_duration_since(wall));
+        [retry, polled, age, self.network.rate_wait(now)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        for source in self.poll.wait(timeout)? {
+            self.handle(source);
+        }
+        for number in std::mem::take(&mut self.unserved) {
+            self.serve(number);
+        }
+        self.timers();
+        Ok(())
+    }
+
+    fn timers(&mut self) {
+        let now = Instant::now();
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            let waiting: Vec<u16> = self
+                .network
+                .ports()
+                .filter(|(_, port)| connects(port))
+                .map(|(n, _)| n)
+                .collect();
+            waiting.into_iter().for_each(|number| self.knock(number));
+        }
+        if self.age_at <= now {
+            self.age_at = now + AGEING;
+            let time = self.time();
+            if let Middle::Switch(switch) = self.network.middle() {
+                switch.age(time);
+            }
+        }
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Uplink => {
+                if let Some(uplink) = self.network.uplink() {
+                    uplink.readable = true;
+                }
+            }
+            Source::Kick(number, _) => self.network.wake(number),
+            Source::Door(number) => self.knock(number),
+            Source::Session(number) => self.serve(number),
+            Source::Control | Source::ControlClient(_) => self.command(source),
+            Source::Signal => self.stop = true,
+        }
+    }
+
+    /// Takes the next frontend of a port that has none.
+    fn knock(&mut self, number: u16) {
+        let Some(port) = self
+            .network
+            .port(number)
+            .filter(|port| port.session.is_none())
+        else {
+            return;
+        };
+        let Some(stream) = port.door.knock() else {
+            if matches!(port.door, Door::Connect(_)) {
+                self.retry_at = Some(Instant::now() + RETRY);
+            }
+            return;
+        };
+        if let Err(error) = port.open(stream) {
+            tracing::warn!(port = port.name, %error, "frontend refused");
+            return;
+        }
+        tracing::info!(port = port.name, "frontend came");
+        let watched = match &port.session {
+            Some(session) => self
+                .poll
+                .watch(session.connection(), Source::Session(number)),
+            None => Ok(()),
+        };
+        if let Err(error) = watched {
+            tracing::warn!(%error, "frontend cannot be polled");
+            self.end(number);
+        } else {
+            self.serve(number);
+        }
+    }
+
+    /// Handles what a frontend asks, as much as one turn allows.
+    fn serve(&mut self, number: u16) {
+        let Some(port) = self.network.port(number) else {
+            return;
+        };
+        let name = &port.name;
+        let Some(session) = &mut port.session else {
+            return;
+        };
+        match session.serve(|request| tracing::debug!(port = name, ?request, "request")) {
+            Ok(served) => {
+                if served.more {
+                    self.unserved.push(number);
+                }
+                self.apply(number, served.events);
+            }
+            Err(reason) => {
+                tracing::info!(port = name, %reason, "frontend left");
+                self.end(number);
+                // The next one may be waiting already.
+                self.knock(number);
+            }
+        }
+    }
+
+    fn apply(&mut self, number: u16, events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::KickChanged { queue, retired } => {
+                    retired.iter().for_each(|fd| self.poll.forget(fd));
+                    let session = self
+                        .network
+                        .port(number)
+                        .and_then(|port| port.session.as_ref());
+                    if let Some(kick) = session.and_then(|session| session.kick(queue))
+                        && let Err(error) = self.poll.watch(kick, Source::Kick(number, queue))
+                    {
+                        tracing::warn!(%error, queue, "kick fd cannot be polled");
+                    }
+                }
+                Event::Ready => {
+                    self.network.wake(number);
+                    self.negotiated();
+                }
+                Event::Announce(mac) => {
+                    let now = self.time();
+                    self.network.originate(number, &announcement(mac), now);
+                }
+            }
+        }
+    }
+
+    /// What a driver takes may have changed.
+    fn negotiated(&mut self) {
+        if matches!(self.network.middle(), Middle::Wire) {
+            if let Err(error) = self.network.set_uplink_offloads() {
+                tracing::warn!(%error, "offloads of the tap");
+            }
+            // Frames that came before there was anyone to take them.
+            if let Some(uplink) = self.network.uplink() {
+                uplink.readable = true;
+            }
+        }
+    }
+
+    fn end(&mut self, number: u16) {
+        for fd in self.network.close(number) {
+            self.poll.forget(fd);
+        }
+        if self.network.port(number).is_some_and(|port| connects(port)) {
+            self.retry_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    fn command(&mut self, source: Source) {
+        let Some(mut control) = self.control.take() else {
+            return;
+        };
+        control.serve(source, self);
+        self.control = Some(control);
+    }
+
+    pub(super) fn poll(&self) -> &Poll {
+        &self.poll
+    }
+
+    pub(super) fn network(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// Takes a port away with all that is polled for it.
+    pub(super) fn remove(&mut self, number: u16) -> Option<Box<Port>> {
+        self.end(number);
+        let port = self.network.remove(number)?;
+        if let Door::Listen { listener, .. } = &port.door {
+            self.poll.forget(listener);
+        }
+        if let (Middle::Switch(switch), Some(index)) =
+            (self.network.middle(), PortIndex::new(usize::from(number)))
+        {
+            switch.detach(index);
+        }
+        Some(port)
+    }
+
+    pub(super) fn time(&self) -> Time {
+        Time::from_nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+fn connects(port: &Port) -> bool {
+    port.session.is_none() && matches!(port.door, Door::Connect(_))
+}
+
+/// A RARP request for one's own address, as every switch on the way learns from it (RFC 903).
+fn announcement(mac: [u8; 6]) -> Vec<u8> {
+    let mut linear = crate::device::NetHeader::default().encode().to_vec();
+    linear.extend([0xff; 6]);
+    linear.extend(mac);
+    linear.extend([0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    linear.extend(mac);
+    linear.extend([0; 4]);
+    linear.extend(mac);
+    linear.extend([0; 4]);
+    linear.resize(crate::device::header::HEADER_LEN + 60, 0);
+    linear
+}

@@ -1,0 +1,96 @@
+//! The memory that tracks chains in flight: made here (GET_INFLIGHT_FD), kept by the frontend, given back to a
+//! successor (SET_INFLIGHT_FD).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use vm_memory::MmapRegion;
+
+use super::memory_table::{BadTable, map_shared};
+use super::message::InflightShape;
+use crate::device::MAX_PAIRS;
+use crate::device::inflight::{Inflight, queue_bytes};
+use crate::device::ring::MAX_SIZE;
+
+/// The mapped memory.
+#[derive(Debug)]
+pub struct InflightMemory {
+    region: Arc<MmapRegion>,
+    shape: InflightShape,
+}
+
+impl InflightMemory {
+    /// Makes memory for a frontend that asks; `None` when it asks for more than a device can have.
+    #[must_use]
+    pub fn create(asked: InflightShape) -> Option<(InflightShape, OwnedFd)> {
+        if asked.queues > 2 * MAX_PAIRS || asked.queue_size > MAX_SIZE {
+            return None;
+        }
+        let size = u64::try_from(queue_bytes(asked.queue_size) * usize::from(asked.queues)).ok()?;
+        let fd = memfd_create("vhost-inflight", MemfdFlags::CLOEXEC).ok()?;
+        ftruncate(&fd, size).ok()?;
+        Some((
+            InflightShape {
+                size,
+                offset: 0,
+                ..asked
+            },
+            fd,
+        ))
+    }
+
+    /// Maps what a frontend kept.
+    ///
+    /// # Errors
+    /// When it is not memory of that length.
+    pub fn map(shape: InflightShape, fd: OwnedFd) -> Result<Self, BadTable> {
+        let region = Arc::new(map_shared(fd, shape.offset, shape.size)?);
+        Ok(Self { region, shape })
+    }
+
+    /// The record of one queue, when there is one.
+    #[must_use]
+    pub fn queue(&self, index: u16, size: u16) -> Option<Inflight> {
+        if index >= self.shape.queues || size > self.shape.queue_size {
+            return None;
+        }
+        let offset = queue_bytes(self.shape.queue_size) * usize::from(index);
+        Inflight::new(Arc::clone(&self.region), offset, size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_gets_the_same_memory() {
+        let asked = InflightShape {
+            size: 0,
+            offset: 0,
+            queues: 2,
+            queue_size: 256,
+        };
+        let (shape, fd) = InflightMemory::create(asked).expect("made");
+        let again = fd.try_clone().expect("dup");
+        let memory = InflightMemory::map(shape, fd).expect("mapped");
+        let mut first = memory.queue(1, 256).expect("queue");
+        first.recover(0);
+        first.taken(42);
+        let memory = InflightMemory::map(shape, again).expect("mapped");
+        assert_eq!(memory.queue(1, 256).expect("queue").recover(0), [42]);
+        assert!(memory.queue(2, 256).is_none());
+    }
+
+    #[test]
+    fn a_frontend_cannot_ask_for_endless_memory() {
+        let asked = InflightShape {
+            size: 0,
+            offset: 0,
+            queues: 60000,
+            queue_size: 60000,
+        };
+        assert!(InflightMemory::create(asked).is_none());
+    }
+}

@@ -1,0 +1,233 @@
+//! The frontend's memory table: regions that come whole (SET_MEM_TABLE) or one by one (ADD_MEM_REG, REM_MEM_REG).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use super::fds;
+use super::message::MemoryRegion;
+use crate::device::Memory;
+
+/// Most regions.
+pub const MAX_SLOTS: usize = 32;
+
+/// Why a table was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum BadTable {
+    /// Another number of fds than of regions.
+    #[error("regions and fds do not match")]
+    Fds,
+    /// More regions than slots.
+    #[error("too many regions")]
+    TooMany,
+    /// A region of zero bytes, or one that wraps around.
+    #[error("region {0:x?} is not a range")]
+    Range(MemoryRegion),
+    /// Two regions share addresses.
+    #[error("regions overlap")]
+    Overlap,
+    /// No region like the one to remove.
+    #[error("there is no such region")]
+    NoSuchRegion,
+    /// The fd cannot be mapped.
+    #[error("region cannot be mapped: {0}")]
+    Map(io::Error),
+}
+
+/// The table.
+#[derive(Debug, Default)]
+pub struct MemoryTable {
+    regions: Vec<(MemoryRegion, Arc<GuestRegionMmap>)>,
+}
+
+impl MemoryTable {
+    /// Replaces the whole table.
+    ///
+    /// # Errors
+    /// When a region cannot be mapped; the old table stays then.
+    pub fn replace(
+        &mut self,
+        regions: &[MemoryRegion],
+        fds: impl IntoIterator<Item = OwnedFd>,
+    ) -> Result<(), BadTable> {
+        let mut table = Self::default();
+        let mut fds = fds.into_iter();
+        for region in regions {
+            table.add(*region, fds.next())?;
+        }
+        if fds.next().is_some() {
+            return Err(BadTable::Fds);
+        }
+        *self = table;
+        Ok(())
+    }
+
+    /// Adds a region.
+    ///
+    /// # Errors
+    /// When it cannot be mapped or overlaps another.
+    pub fn add(&mut self, region: MemoryRegion, fd: Option<OwnedFd>) -> Result<(), BadTable> {
+        let fd = fd.ok_or(BadTable::Fds)?;
+        if self.regions.len() >= MAX_SLOTS {
+            return Err(BadTable::TooMany);
+        }
+        let overlaps = |other: &MemoryRegion| {
+            let apart = |a: u64, b: u64| {
+                a >= b.saturating_add(other.size) || b >= a.saturating_add(region.size)
+            };
+            !apart(region.guest, other.guest) || !apart(region.user, other.user)
+        };
+        if self.regions.iter().any(|(other, _)| overlaps(other)) {
+            return Err(BadTable::Overlap);
+        }
+        self.regions.push((region, Arc::new(map(region, fd)?)));
+        self.regions.sort_by_key(|(region, _)| region.guest);
+        Ok(())
+    }
+
+    /// Removes the region with the same addresses and length.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove(&mut self, region: MemoryRegion) -> Result<(), BadTable> {
+        let same = |other: &MemoryRegion| {
+            (other.guest, other.user, other.size) == (region.guest, region.user, region.size)
+        };
+        let at = self
+            .regions
+            .iter()
+            .position(|(other, _)| same(other))
+            .ok_or(BadTable::NoSuchRegion)?;
+        self.regions.remove(at);
+        Ok(())
+    }
+
+    /// The guest's memory as the device wants it; `None` while there is none.
+    #[must_use]
+    pub fn memory(&self) -> Option<Arc<Memory>> {
+        let regions = self
+            .regions
+            .iter()
+            .map(|(_, mapped)| Arc::clone(mapped))
+            .collect();
+        GuestMemoryMmap::from_arc_regions(regions)
+            .ok()
+            .map(Memory::new)
+    }
+
+    /// The guest address of an address of the frontend.
+    #[must_use]
+    pub fn guest_address(&self, user: u64) -> Option<u64> {
+        self.regions.iter().find_map(|(region, _)| {
+            let offset = user.wrapping_sub(region.user);
+            (offset < region.size).then(|| region.guest + offset)
+        })
+    }
+}
+
+fn map(region: MemoryRegion, fd: OwnedFd) -> Result<GuestRegionMmap, BadTable> {
+    let ends =
+        [region.guest, region.user, region.offset].map(|start| start.checked_add(region.size));
+    let [Some(_), Some(_), Some(end)] = ends else {
+        return Err(BadTable::Range(region));
+    };
+    let size = usize::try_from(region.size).map_err(|_| BadTable::Range(region))?;
+    if size == 0 {
+        return Err(BadTable::Range(region));
+    }
+    fds::memory(&fd, end).map_err(BadTable::Map)?;
+    let file = FileOffset::new(File::from(fd), region.offset);
+    let mapping = MmapRegion::from_file(file, size)
+        .map_err(|error| BadTable::Map(io::Error::other(error)))?;
+    GuestRegionMmap::new(mapping, GuestAddress(region.guest)).ok_or(BadTable::Range(region))
+}
+
+/// Maps shared memory for a log or for tracking descriptors in flight.
+pub(super) fn map_shared(fd: OwnedFd, offset: u64, size: u64) -> Result<MmapRegion, BadTable> {
+    let bad = BadTable::Range(MemoryRegion {
+        guest: 0,
+        size,
+        user: 0,
+        offset,
+    });
+    let (Some(end), Ok(len)) = (offset.checked_add(size), usize::try_from(size)) else {
+        return Err(bad);
+    };
+    if len == 0 {
+        return Err(bad);
+    }
+    fds::memory(&fd, end).map_err(BadTable::Map)?;
+    MmapRegion::from_file(FileOffset::new(File::from(fd), offset), len)
+        .map_err(|error| BadTable::Map(io::Error::other(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    fn memfd(len: u64) -> OwnedFd {
+        let fd = memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd");
+        ftruncate(&fd, len).expect("length");
+        fd
+    }
+
+    fn region(guest: u64, user: u64) -> MemoryRegion {
+        MemoryRegion {
+            guest,
+            size: 0x10000,
+            user,
+            offset: 0,
+        }
+    }
+
+    #[test]
+    fn frontend_addresses_become_guest_addresses() {
+        let mut table = MemoryTable::default();
+        table
+            .add(region(0x10_0000, 0x7000_0000), Some(memfd(0x10000)))
+            .expect("added");
+        table
+            .add(region(0, 0x6000_0000), Some(memfd(0x10000)))
+            .expect("added");
+        assert_eq!(table.guest_address(0x7000_0010), Some(0x10_0010));
+        assert_eq!(table.guest_address(0x7001_0000), None);
+        assert!(table.memory().expect("memory").contains(0x8000));
+        table.remove(region(0, 0x6000_0000)).expect("removed");
+        assert!(!table.memory().expect("memory").contains(0x8000));
+        assert!(table.remove(region(0, 0x6000_0000)).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_memory_is_refused_and_the_old_table_stays() {
+        let mut table = MemoryTable::default();
+        table
+            .add(region(0, 0), Some(memfd(0x10000)))
+            .expect("added");
+        assert!(matches!(
+            table.add(region(0x8000, 0x900_0000), Some(memfd(0x10000))),
+            Err(BadTable::Overlap)
+        ));
+        assert!(matches!(
+            table.add(region(0x10_0000, 0x900_0000), Some(memfd(0xffff))),
+            Err(BadTable::Map(_))
+        ));
+        assert!(matches!(
+            table.add(region(u64::MAX - 5, 0x900_0000), Some(memfd(0x10000))),
+            Err(BadTable::Range(_))
+        ));
+        assert!(matches!(
+            table.add(region(0x10_0000, 0x900_0000), None),
+            Err(BadTable::Fds)
+        ));
+        assert!(
+            table
+                .replace(&[region(0, 0)], [memfd(0x10000), memfd(0x10000)])
+                .is_err()
+        );
+        assert!(table.guest_address(0xffff).is_some());
+    }
+}

@@ -1,0 +1,22 @@
+//! The vhost-user protocol, backend side.
+//!
+//! ```text
+//!   unix socket -> wire (bytes and fds) -> message (typed requests) -> session (device, rings, memory) -> reply
+//! ```
+//! Own request handling, because the crates that exist insist on an order of messages that QEMU does not keep: it
+//! sends SET_VRING_ENABLE before SET_FEATURES (see `docs/decisions/0005-own-vhost-user-session.md`). A session
+//! therefore stores what it is told in any order and starts a ring when everything it needs is there.
+//!
+//! Not here: listening, reconnecting and polling (`process`), frames (`device`).
+
+pub mod backend_channel;
+pub mod fds;
+pub mod inflight;
+pub mod memory_table;
+pub mod message;
+pub mod session;
+pub mod vring;
+pub mod wire;
+
+pub use message::{ProtocolFeatures, Request};
+pub use session::{Event, Session};

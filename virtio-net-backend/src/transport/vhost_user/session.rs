@@ -1,0 +1,561 @@
+//! One connection to a frontend: its requests against a device of its own.
+//!
+//! State is what was said, not where we are in a sequence: each request is stored, then every ring that has all it
+//! needs is started. So SET_VRING_ENABLE before SET_FEATURES (QEMU), memory after addresses, or a second memory table
+//! while rings run are all the same case.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use super::backend_channel::BackendChannel;
+use super::fds;
+use super::inflight::InflightMemory;
+use super::memory_table::{BadTable, MAX_SLOTS, MemoryTable, map_shared};
+use super::message::{
+    self, F_LOG_ALL, F_PROTOCOL_FEATURES, Malformed, ProtocolFeatures, Request, VringAddresses,
+};
+use super::vring::Vring;
+use super::wire::{Broken, Message, Wire};
+use crate::device::dirty::DirtyLog;
+use crate::device::ring::MAX_SIZE;
+use crate::device::{Device, Features, QueueState, Refused, Settings};
+
+/// Requests handled in one turn; the rest wait, so that a chatty frontend does not hold up frames of others.
+const BUDGET: usize = 32;
+
+/// What the process has to do after requests were handled.
+#[derive(Debug)]
+pub enum Event {
+    /// The kick fd of a queue changed. `retired` must leave the poll set before it is closed.
+    KickChanged {
+        /// The queue.
+        queue: u16,
+        /// The fd it had.
+        retired: Option<OwnedFd>,
+    },
+    /// A queue started or was enabled: look at it without waiting for a kick.
+    Ready,
+    /// The guest moved here and cannot announce itself: do it for this address.
+    Announce([u8; 6]),
+}
+
+/// What a turn over the requests left to do.
+#[derive(Debug)]
+pub struct Served {
+    /// For the process, in order.
+    pub events: Vec<Event>,
+    /// The budget was used up: more requests may wait.
+    pub more: bool,
+}
+
+/// Why a request was not obeyed.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It is not one.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The device said no.
+    #[error(transparent)]
+    Device(#[from] Refused),
+    /// Memory that cannot be used.
+    #[error(transparent)]
+    Memory(#[from] BadTable),
+    /// An fd is missing, too many, or of the wrong kind.
+    #[error("fd: {0}")]
+    Fd(io::Error),
+    /// A value out of range.
+    #[error("{0} is out of range")]
+    Range(&'static str),
+    /// A ring whose parts are not in guest memory.
+    #[error("ring {0} is outside guest memory")]
+    RingOutside(u16),
+}
+
+/// A session.
+#[derive(Debug)]
+pub struct Session {
+    wire: Wire,
+    device: Device,
+    vrings: Vec<Vring>,
+    table: MemoryTable,
+    features: u64,
+    protocol: ProtocolFeatures,
+    log: Option<Arc<DirtyLog>>,
+    inflight: Option<InflightMemory>,
+    channel: Option<BackendChannel>,
+    status: u8,
+    events: Vec<Event>,
+}
+
+enum Answer {
+    /// Acknowledged when the frontend asked for that.
+    Ack,
+    /// Replied to in any case.
+    Reply(Vec<u8>, Option<OwnedFd>),
+}
+
+impl Session {
+    /// A session on a fresh connection.
+    ///
+    /// # Errors
+    /// When the socket cannot be made non-blocking.
+    pub fn new(stream: UnixStream, settings: &Settings) -> io::Result<Self> {
+        let device = Device::new(settings);
+        let queues = 2 * device.config().max_queue_pairs;
+        Ok(Self {
+            wire: Wire::new(stream)?,
+            vrings: (0..queues).map(|_| Vring::default()).collect(),
+            table: MemoryTable::default(),
+            features: 0,
+            protocol: ProtocolFeatures::default(),
+            log: None,
+            inflight: None,
+            channel: None,
+            status: 0,
+            events: Vec::new(),
+            device,
+        })
+    }
+
+    /// Handles the requests that have arrived; more may wait when it returns after its budget.
+    ///
+    /// # Errors
+    /// When the connection is over, or the frontend broke the protocol without asking for an acknowledgement.
+    pub fn serve(&mut self, mut trace: impl FnMut(&Request)) -> Result<Served, Broken> {
+        let mut more = true;
+        for _ in 0..BUDGET {
+            let Some(message) = self.wire.receive()? else {
+                more = false;
+                break;
+            };
+            let header = message.header;
+            match self.handle(message, &mut trace) {
+                Ok(Answer::Reply(payload, fd)) => {
+                    let bytes = message::encode(header.code, true, &payload);
+                    self.wire.send(&bytes, fd.as_ref().map(AsFd::as_fd))?;
+                }
+                outcome => {
+                    let acks = header.wants_ack() && self.protocol.has(ProtocolFeatures::REPLY_ACK);
+                    if acks {
+                        let code = u64::from(outcome.is_err());
+                        let bytes = message::encode(header.code, true, &code.to_le_bytes());
+                        self.wire.send(&bytes, None)?;
+                    } else if let Err(refusal) = outcome {
+                        return Err(Broken::Socket(io::Error::other(refusal)));
+                    }
+                }
+            }
+        }
+        let events = std::mem::take(&mut self.events);
+        Ok(Served { events, more })
+    }
+
+    /// The connection, to poll it.
+    #[must_use]
+    pub fn connection(&self) -> BorrowedFd<'_> {
+        self.wire.as_fd()
+    }
+
+    /// The device.
+    pub fn device(&mut self) -> &mut Device {
+        &mut self.device
+    }
+
+    /// The device, to look at.
+    #[must_use]
+    pub fn device_ref(&self) -> &Device {
+        &self.device
+    }
+
+    /// Number of data queues.
+    #[must_use]
+    pub fn queues(&self) -> u16 {
+        u16::try_from(self.vrings.len()).unwrap_or(u16::MAX)
+    }
+
+    /// The kick fd of a queue.
+    #[must_use]
+    pub fn kick(&self, queue: u16) -> Option<BorrowedFd<'_>> {
+        self.vrings
+            .get(usize::from(queue))?
+            .kick
+            .as_ref()
+            .map(AsFd::as_fd)
+    }
+
+    /// Whether a queue may carry frames: it runs and is enabled. Without protocol features there is no enabling.
+    #[must_use]
+    pub fn is_enabled(&self, queue: u16) -> bool {
+        self.vrings.get(usize::from(queue)).is_some_and(|vring| {
+            vring.running && (vring.enabled || self.features & F_PROTOCOL_FEATURES == 0)
+        })
+    }
+
+    /// Whether some queue has no kick fd and must be polled.
+    #[must_use]
+    pub fn is_polled(&self) -> bool {
+        self.vrings.iter().any(Vring::is_polled)
+    }
+
+    /// Interrupts the driver for a queue.
+    pub fn interrupt(&self, queue: u16) {
+        if let Some(call) = self
+            .vrings
+            .get(usize::from(queue))
+            .and_then(|vring| vring.call.as_ref())
+        {
+            fds::signal(call);
+        }
+    }
+
+    /// Stops a queue whose driver broke it and says so to the frontend.
+    pub fn fail(&mut self, queue: u16) {
+        self.device.stop_queue(queue);
+        if let Some(vring) = self.vrings.get_mut(usize::from(queue)) {
+            vring.running = false;
+            // Not started again until the frontend sets it up anew.
+            vring.kick_said = false;
+            if let Some(err) = &vring.err {
+                fds::signal(err);
+            }
+        }
+    }
+
+    /// Changes the link state and tells the frontend, where it listens.
+    pub fn set_link(&mut self, up: bool) {
+        if self.device.set_link(up)
+            && let Some(channel) = &self.channel
+        {
+            // A frontend that does not read its channel misses a hint, no more.
+            drop(channel.config_changed());
+        }
+    }
+
+    /// All kick fds, to take them out of a poll set before the session is dropped.
+    pub fn retire(&mut self) -> Vec<OwnedFd> {
+        let replaced = self.events.drain(..).filter_map(|event| match event {
+            Event::KickChanged { retired, .. } => retired,
+            Event::Ready | Event::Announce(_) => None,
+        });
+        let kicks = self.vrings.iter_mut().filter_map(|vring| vring.kick.take());
+        replaced.chain(kicks).collect()
+    }
+
+    fn handle(
+        &mut self,
+        message: Message,
+        trace: &mut impl FnMut(&Request),
+    ) -> Result<Answer, Refusal> {
+        let request = Request::parse(message.header.code, &message.payload)?;
+        trace(&request);
+        let mut fds = message.fds;
+        match request {
+            Request::GetFeatures => Ok(reply_u64(
+                self.device.offered().bits() | F_PROTOCOL_FEATURES | F_LOG_ALL,
+            )),
+            Request::SetFeatures(bits) => self.set_features(bits),
+            Request::GetProtocolFeatures => Ok(reply_u64(ProtocolFeatures::offered().0)),
+            Request::SetProtocolFeatures(bits) => self.set_protocol(ProtocolFeatures(bits)),
+            Request::GetQueueNum => Ok(reply_u64(u64::from(self.device.config().max_queue_pairs))),
+            Request::SetOwner | Request::ResetOwner | Request::SetLogFd => Ok(Answer::Ack),
+            Request::SetMemTable(regions) => {
+                self.table.replace(&regions, fds)?;
+                self.memory_changed()
+            }
+            Request::AddMemReg(region) => {
+                self.table.add(region, fds.pop_front())?;
+                self.memory_changed()
+            }
+            Request::RemMemReg(region) => {
+                // A frontend may send the region's fd along; it is closed here.
+                self.table.remove(region)?;
+                self.memory_changed()
+            }
+            Request::GetMaxMemSlots => Ok(reply_u64(MAX_SLOTS as u64)),
+            Request::SetLogBase { size, offset } => self.set_log(size, offset, fds.pop_front()),
+            Request::SetVringNum(index, num) => self.set_size(index, num),
+            Request::SetVringAddr(index, addresses) => self.set_addresses(index, addresses),
+            Request::SetVringBase(index, base) => {
+                self.vring(index)?.base =
+                    u16::try_from(base).map_err(|_| Refusal::Range("base"))?;
+                Ok(Answer::Ack)
+            }
+            Request::GetVringBase(index) => self.stop(index),
+            Request::SetVringKick(index, with_fd) => self.set_kick(index, with_fd, fds.pop_front()),
+            Request::SetVringCall(index, with_fd) => {
+                let call = event_fd(with_fd, fds.pop_front())?;
+                // Whatever was completed before there was a way to say so.
+                call.iter().for_each(fds::signal);
+                self.vring(index)?.call = call;
+                Ok(Answer::Ack)
+            }
+            Request::SetVringErr(index, with_fd) => {
+                self.vring(index)?.err = event_fd(with_fd, fds.pop_front())?;
+                Ok(Answer::Ack)
+            }
+            Request::SetVringEnable(index, on) => {
+                self.vring(index)?.enabled = on;
+                self.events.push(Event::Ready);
+                Ok(Answer::Ack)
+            }
+            Request::SendRarp(mac) => {
+                self.events.push(Event::Announce(mac));
+                Ok(Answer::Ack)
+            }
+            Request::NetSetMtu(mtu) if (68..=65535).contains(&mtu) => Ok(Answer::Ack),
+            Request::NetSetMtu(_) => Err(Refusal::Range("mtu")),
+            Request::SetBackendReqFd => {
+                let fd = fds
+                    .pop_front()
+                    .ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
+                self.channel = Some(BackendChannel::new(fd));
+                Ok(Answer::Ack)
+            }
+            Request::GetConfig {
+                offset,
+                size,
+                flags,
+            } => Ok(self.config(offset, size, flags)),
+            Request::SetConfig { offset, bytes } => {
+                self.device.write_config(offset as usize, &bytes);
+                Ok(Answer::Ack)
+            }
+            Request::GetInflightFd(shape) => match InflightMemory::create(shape) {
+                Some((shape, fd)) => Ok(Answer::Reply(shape.encode(), Some(fd))),
+                None => Err(Refusal::Range("inflight shape")),
+            },
+            Request::SetInflightFd(shape) => {
+                let fd = fds
+                    .pop_front()
+                    .ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
+                self.inflight = Some(InflightMemory::map(shape, fd)?);
+                Ok(Answer::Ack)
+            }
+            Request::ResetDevice => Ok(self.reset()),
+            Request::SetStatus(status) => {
+                self.status = status;
+                Ok(if status == 0 {
+                    self.reset()
+                } else {
+                    Answer::Ack
+                })
+            }
+            Request::GetStatus => Ok(reply_u64(u64::from(self.status))),
+        }
+    }
+
+    fn vring(&mut self, index: u16) -> Result<&mut Vring, Refusal> {
+        let vring = self.vrings.get_mut(usize::from(index));
+        vring.ok_or(Refusal::Device(Refused::NoSuchQueue(index)))
+    }
+
+    fn set_features(&mut self, bits: u64) -> Result<Answer, Refusal> {
+        let wanted = Features::from_bits(bits & !(F_PROTOCOL_FEATURES | F_LOG_ALL));
+        let before = self.device.accepted();
+        self.device.accept(wanted)?;
+        self.features = bits;
+        let log = self.log.clone().filter(|_| bits & F_LOG_ALL != 0);
+        self.device.set_log(log);
+        if self.device.accepted() == before {
+            self.start_ready();
+        } else {
+            self.restart()?;
+        }
+        Ok(Answer::Ack)
+    }
+
+    fn set_protocol(&mut self, wanted: ProtocolFeatures) -> Result<Answer, Refusal> {
+        if !ProtocolFeatures::offered().has(wanted) {
+            return Err(Refusal::Range("protocol features"));
+        }
+        self.protocol = wanted;
+        Ok(Answer::Ack)
+    }
+
+    fn set_size(&mut self, index: u16, num: u32) -> Result<Answer, Refusal> {
+        let size = u16::try_from(num)
+            .ok()
+            .filter(|size| *size <= MAX_SIZE && size.is_power_of_two());
+        self.vring(index)?.size = size.ok_or(Refusal::Range("ring size"))?;
+        Ok(Answer::Ack)
+    }
+
+    fn set_addresses(&mut self, index: u16, addresses: VringAddresses) -> Result<Answer, Refusal> {
+        let vring = self.vring(index)?;
+        let moved = vring.addresses.is_some_and(|old| {
+            (old.desc, old.avail, old.used) != (addresses.desc, addresses.avail, addresses.used)
+        });
+        vring.addresses = Some(addresses);
+        if vring.running && moved {
+            self.halt(index);
+        } else if let Some(ring) = self.device.ring(index) {
+            // QEMU sends the same addresses again to turn logging on and off.
+            ring.set_log_used(addresses.logged.then_some(addresses.log));
+        }
+        self.start_ready();
+        Ok(Answer::Ack)
+    }
+
+    fn set_kick(
+        &mut self,
+        index: u16,
+        with_fd: bool,
+        fd: Option<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        let fd = event_fd(with_fd, fd)?;
+        let vring = self.vring(index)?;
+        let retired = std::mem::replace(&mut vring.kick, fd);
+        vring.kick_said = true;
+        self.events.push(Event::KickChanged {
+            queue: index,
+            retired,
+        });
+        self.start_ready();
+        Ok(Answer::Ack)
+    }
+
+    fn set_log(&mut self, size: u64, offset: u64, fd: Option<OwnedFd>) -> Result<Answer, Refusal> {
+        let fd = fd.ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
+        let log = Arc::new(DirtyLog::new(map_shared(fd, offset, size)?));
+        self.log = Some(Arc::clone(&log));
+        if self.features & F_LOG_ALL != 0 {
+            self.device.set_log(Some(log));
+        }
+        Ok(reply_u64(0))
+    }
+
+    /// Stops a ring and says from where a successor goes on.
+    fn stop(&mut self, index: u16) -> Result<Answer, Refusal> {
+        self.vring(index)?;
+        self.halt(index);
+        let vring = self.vring(index)?;
+        vring.kick_said = false;
+        vring.call = None;
+        let retired = vring.kick.take();
+        let base = vring.base;
+        self.events.push(Event::KickChanged {
+            queue: index,
+            retired,
+        });
+        let mut payload = u32::from(index).to_le_bytes().to_vec();
+        payload.extend(u32::from(base).to_le_bytes());
+        Ok(Answer::Reply(payload, None))
+    }
+
+    fn config(&self, offset: u32, size: u32, flags: u32) -> Answer {
+        let mut payload = Vec::with_capacity(12 + size as usize);
+        for word in [offset, size, flags] {
+            payload.extend(word.to_le_bytes());
+        }
+        payload.resize(12 + size as usize, 0);
+        self.device
+            .config()
+            .read(offset as usize, &mut payload[12..]);
+        Answer::Reply(payload, None)
+    }
+
+    fn reset(&mut self) -> Answer {
+        for index in 0..self.queues() {
+            self.halt(index);
+        }
+        self.device.reset();
+        for vring in &mut self.vrings {
+            vring.enabled = false;
+            vring.kick_said = false;
+            vring.base = 0;
+        }
+        Answer::Ack
+    }
+
+    fn memory_changed(&mut self) -> Result<Answer, Refusal> {
+        for index in 0..self.queues() {
+            self.halt(index);
+        }
+        match self.table.memory() {
+            Some(memory) => self.device.set_memory(memory),
+            None => self.device.forget_memory(),
+        }
+        self.start_ready();
+        Ok(Answer::Ack)
+    }
+
+    fn restart(&mut self) -> Result<(), Refusal> {
+        self.memory_changed().map(|_| ())
+    }
+
+    /// Stops a ring in the device and keeps where it stood.
+    fn halt(&mut self, index: u16) {
+        let state = self.device.stop_queue(index);
+        if let Some(vring) = self.vrings.get_mut(usize::from(index)) {
+            vring.running = false;
+            if let Some(state) = state {
+                vring.base = state.next_avail;
+            }
+        }
+    }
+
+    /// Starts each ring that has all it needs. One that cannot start is reported and waits for a new set-up.
+    fn start_ready(&mut self) {
+        if self.device.memory().is_none() {
+            return;
+        }
+        for index in 0..self.queues() {
+            if !self.vrings[usize::from(index)].can_start() {
+                continue;
+            }
+            match self.start(index) {
+                Ok(()) => self.events.push(Event::Ready),
+                Err(_) => self.fail(index),
+            }
+        }
+    }
+
+    fn start(&mut self, index: u16) -> Result<(), Refusal> {
+        let vring = &self.vrings[usize::from(index)];
+        let (size, base) = (vring.size, vring.base);
+        let Some(addresses) = vring.addresses else {
+            return Err(Refusal::RingOutside(index));
+        };
+        let guest = |user| {
+            self.table
+                .guest_address(user)
+                .ok_or(Refusal::RingOutside(index))
+        };
+        let setup = QueueState {
+            size,
+            desc_table: guest(addresses.desc)?,
+            avail_ring: guest(addresses.avail)?,
+            used_ring: guest(addresses.used)?,
+            next_avail: base,
+            ..QueueState::default()
+        };
+        self.device.start_queue_where_driver_stands(index, setup)?;
+        if let Some(ring) = self.device.ring(index) {
+            ring.set_log_used(addresses.logged.then_some(addresses.log));
+            if let Some(record) = self
+                .inflight
+                .as_ref()
+                .and_then(|memory| memory.queue(index, size))
+            {
+                ring.set_inflight(record);
+            }
+        }
+        self.vrings[usize::from(index)].running = true;
+        Ok(())
+    }
+}
+
+fn reply_u64(value: u64) -> Answer {
+    Answer::Reply(value.to_le_bytes().to_vec(), None)
+}
+
+/// The fd of a kick, call or err request.
+fn event_fd(with_fd: bool, fd: Option<OwnedFd>) -> Result<Option<OwnedFd>, Refusal> {
+    match (with_fd, fd) {
+        (true, Some(fd)) => fds::event(fd).map(Some).map_err(Refusal::Fd),
+        (true, None) => Err(Refusal::Fd(io::ErrorKind::InvalidInput.into())),
+        (false, _) => Ok(None),
+    }
+}
