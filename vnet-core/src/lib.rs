@@ -23,11 +23,14 @@
 //! | [`dns`] | names: who owns one, what the answer is, whom to ask otherwise |
 //! | [`lease`] | who holds which address: records, pool, book |
 //! | [`plan`] | from the world to kernel state, the difference, and reversible steps |
+//! | [`host`] | the kernel: netlink, sysctls, taps (feature `host`) |
 //! | [`serve`] | the shells that listen on gateways (feature `host`) |
 //! | [`store`] | the one file that survives (feature `host`) |
 
 pub mod config;
 pub mod dns;
+#[cfg(feature = "host")]
+pub mod host;
 pub mod lease;
 pub mod model;
 pub mod plan;

@@ -20,7 +20,7 @@ pub(super) fn add(state: &mut HostState, world: &World, port: &Port) {
     match &port.kind {
         PortKind::Tap { owner } | PortKind::TapFd { owner } => {
             let mark = Mark::Port(port.key.clone());
-            let mut link = tap(mark, *owner, master);
+            let mut link = tap(mark, port.queues > 1, *owner, master);
             link.flags.isolated = live && port.isolated;
             add_tap(state, &port.interface, link);
         }
@@ -38,9 +38,9 @@ pub(super) fn add(state: &mut HostState, world: &World, port: &Port) {
     }
 }
 
-fn tap(mark: Mark, owner: Option<Owner>, master: Option<&IfName>) -> Link {
+fn tap(mark: Mark, multi_queue: bool, owner: Option<Owner>, master: Option<&IfName>) -> Link {
     let options = TapOptions {
-        multi_queue: true,
+        multi_queue,
         owner: owner.map(|o| o.uid),
     };
     Link {
@@ -76,8 +76,7 @@ fn add_uplink(state: &mut HostState, port: &Port, master: &IfName) {
     let home = &port.key.home;
     let name = uplink(home);
     let others = state.links.get(&name).is_none_or(|l| l.flags.isolated);
-    let mut link = tap(Mark::Uplink(home.clone()), None, Some(master));
-    link.kind = LinkKind::Tap(TapOptions::default());
+    let mut link = tap(Mark::Uplink(home.clone()), false, None, Some(master));
     link.flags.isolated = others && port.isolated;
     add_tap(state, &name, link);
 }
