@@ -22,6 +22,7 @@
 //! | [`config`] | documents people write (TOML, JSON) to and from the model |
 //! | [`dns`] | names: who owns one, what the answer is, whom to ask otherwise |
 //! | [`lease`] | who holds which address: records, pool, book |
+//! | [`firewall`] | the packet rules of a world, compiled whole |
 //! | [`plan`] | from the world to kernel state, the difference, and reversible steps |
 //! | [`host`] | the kernel: netlink, sysctls, taps (feature `host`) |
 //! | [`serve`] | the shells that listen on gateways (feature `host`) |
@@ -31,6 +32,7 @@ pub mod config;
 pub mod dns;
 #[cfg(feature = "host")]
 pub mod host;
+pub mod firewall;
 pub mod lease;
 pub mod model;
 pub mod plan;

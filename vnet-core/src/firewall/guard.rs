@@ -1,0 +1,288 @@
+//! What a port may send: its own MAC, its own addresses, and nothing that only a server or router says.
+//!
+//! Base chains `vnet_guard` (before anything else sees a frame) and `vnet_reflect` of table `bridge vnet`.
+//!
+//! A guarded port is *held* to its addresses where all of them are known: IPv4 wherever the network has subnets, IPv6
+//! likewise unless guests make their own addresses (SLAAC). There it *roams*: any address of the prefix or of
+//! fe80::/10 that is not known to be another's, since privacy addresses and stable-privacy identifiers (RFC 7217,
+//! RFC 8981) are the default of most guests. What a guarded port owns, no other port may claim, guarded or not.
+
+use super::publish;
+use super::rule::Field::{
+    ArpAddress, ArpMac, DestinationMac, EtherType, Icmp6, Iif, Mark, Oif, Source4, Source6,
+    SourceMac,
+};
+use super::rule::{
+    Action, At, Chain, Hook, Rule, TARGET_MODULUS, TARGET_SEED, Test, Value, is, not, one_of,
+    udp_from, udp_to, values, word,
+};
+use super::ruleset::Ruleset;
+use super::set::{SetName, Table};
+use crate::model::{Network, Port, PortKind, RaMode, World};
+use std::net::Ipv6Addr;
+
+/// The elements of every port that has an interface in the kernel. (The switch of a vhost-user port guards it.)
+pub(super) fn ports(rules: &mut Ruleset, world: &World) {
+    for port in world.live_ports() {
+        match port.kind {
+            PortKind::Tap { .. } | PortKind::TapFd { .. } | PortKind::External => {
+                let network = port.key.home.network();
+                let network = network.and_then(|name| world.networks.get(name));
+                add_port(rules, port, network.filter(|n| n.owns_bridge()));
+                if publish::leads_to(world, port) {
+                    let name = || (&port.interface).into();
+                    rules.add(SetName::Reflect, [name(), name()]);
+                }
+            }
+            PortKind::VhostUser { .. } => {}
+        }
+    }
+    for network in world.running() {
+        for subnet in network.subnets6.iter().filter(|s| autonomous(s.dhcp.mode)) {
+            rules.add(SetName::Prefix6, [subnet.prefix().into()]);
+        }
+    }
+}
+
+/// `network`: the one whose subnets say what an address means; `None` on a bridge of the host.
+fn add_port(rules: &mut Ruleset, port: &Port, network: Option<&Network>) {
+    let name = || (&port.interface).into();
+    // Known for unguarded ports as well: an address may be of several bridges, and is foreign to none of them.
+    rules.add(SetName::PortMac, [name(), port.mac.into()]);
+    for address in &port.ipv4 {
+        rules.add(SetName::Address4, [name(), (*address).into()]);
+    }
+    let own6 = addresses6(port, network);
+    for address in &own6 {
+        rules.add(SetName::Address6, [name(), (*address).into()]);
+        rules.add(SetName::Target6, [name(), target_hash(*address).into()]);
+    }
+    if !port.guard {
+        return;
+    }
+    rules.add(SetName::Guarded, [name()]);
+    rules.add(SetName::OwnedMac, [port.mac.into()]);
+    let subnets = network.is_some_and(|n| !n.subnets4.is_empty() || !n.subnets6.is_empty());
+    let roams = network.is_some_and(|n| n.subnets6.iter().any(|s| autonomous(s.dhcp.mode)));
+    if roams {
+        rules.add(SetName::Roaming6, [name()]);
+    } else if subnets || !port.ipv6.is_empty() {
+        rules.add(SetName::Held6, [name()]);
+    }
+    if subnets || !port.ipv4.is_empty() {
+        rules.add(SetName::Held4, [name()]);
+    }
+    if network.is_some() {
+        owned(rules, port, &own6);
+    }
+}
+
+/// Subnets of ours never overlap, so an address of theirs has one owner.
+fn owned(rules: &mut Ruleset, port: &Port, own6: &[Ipv6Addr]) {
+    for address in &port.ipv4 {
+        rules.add(SetName::Owned4, [(*address).into()]);
+    }
+    for address in own6 {
+        rules.add(SetName::Owned6, [(*address).into()]);
+        rules.add(SetName::OwnedTarget6, [target_hash(*address).into()]);
+    }
+}
+
+/// Whether guests make addresses of their own.
+const fn autonomous(mode: RaMode) -> bool {
+    match mode {
+        RaMode::Slaac | RaMode::Stateless | RaMode::Both => true,
+        RaMode::Stateful => false,
+    }
+}
+
+/// The addresses that are the port's for sure: those it was given, and those that follow from its MAC.
+fn addresses6(port: &Port, network: Option<&Network>) -> Vec<Ipv6Addr> {
+    let link_local = port.mac.link_local();
+    let mut all = port.ipv6.clone();
+    all.push(link_local);
+    let subnets = network.into_iter().flat_map(|n| &n.subnets6);
+    for subnet in subnets.filter(|s| autonomous(s.dhcp.mode) && s.address.prefix_len() == 64) {
+        let prefix = subnet.prefix().addr().to_bits();
+        let identifier = link_local.to_bits() & u128::from(u64::MAX);
+        all.push((prefix | identifier).into());
+    }
+    all
+}
+
+/// The chains, the same in every ruleset.
+pub(super) fn chains() -> Vec<Chain> {
+    let chain = |name, hook, rules| Chain {
+        table: Table::Bridge,
+        name,
+        hook,
+        rules,
+    };
+    let filter = |at| {
+        Some(Hook {
+            nat: false,
+            at,
+            priority: -300,
+        })
+    };
+    vec![
+        chain("vnet_claim6", None, claim6()),
+        chain("vnet_guard_arp", None, guard_arp()),
+        chain("vnet_guard_ip4", None, guard_ip4()),
+        chain("vnet_guard_ip6", None, guard_ip6()),
+        chain("vnet_guard", filter(At::Prerouting), guard()),
+        chain("vnet_reflect", filter(At::Forward), reflect()),
+    ]
+}
+
+fn guard() -> Vec<Rule> {
+    let known = ["arp", "ip", "ip6"].map(Value::Word).into_iter();
+    // RARP: how a VMM announces a guest that has moved.
+    let known = values(EtherType, known.chain([Value::Word("0x8035")]).collect());
+    let unknown = Test { not: true, ..known };
+    let claim = Action::Jump("vnet_claim6");
+    let detect = [word(Source6, "::"), word(Icmp6, "nd-neighbor-solicit")];
+    let kind = |ether, chain| Rule::new([word(EtherType, ether)], Action::Jump(chain));
+    vec![
+        // Whoever it comes from: nobody claims what a guarded port owns.
+        drop([
+            is(&[SourceMac], SetName::OwnedMac),
+            not(&[Iif, SourceMac], SetName::PortMac),
+        ]),
+        drop([
+            is(&[ArpAddress], SetName::Owned4),
+            not(&[Iif, ArpAddress], SetName::Address4),
+        ]),
+        Rule::new([word(Icmp6, "nd-neighbor-advert")], claim),
+        Rule::new(detect, claim),
+        accept([not(&[Iif], SetName::Guarded)]),
+        drop([not(&[Iif, SourceMac], SetName::PortMac)]),
+        // Only what can be checked below: a tagged frame, for one, has the tag's type and goes no further.
+        drop([unknown]),
+        kind("arp", "vnet_guard_arp"),
+        kind("ip", "vnet_guard_ip4"),
+        kind("ip6", "vnet_guard_ip6"),
+    ]
+}
+
+/// Speaking for an address in IPv6, or asking whether it is free. nft has no name for the field, and cannot compare a
+/// nameless one with a set of addresses: the frame's mark carries its hash.
+fn claim6() -> Vec<Rule> {
+    let foreign = || not(&[Iif, Mark], SetName::Target6);
+    vec![
+        Rule::new([], Action::MarkTarget),
+        drop([is(&[Mark], SetName::OwnedTarget6), foreign()]),
+        drop([is(&[Iif], SetName::Held6), foreign()]),
+        Rule::new([], Action::ClearMark),
+    ]
+}
+
+fn guard_arp() -> Vec<Rule> {
+    vec![
+        drop([not(&[Iif, ArpMac], SetName::PortMac)]),
+        // A probe (RFC 5227) claims nothing.
+        accept([word(ArpAddress, "0.0.0.0")]),
+        accept([is(&[Iif, ArpAddress], SetName::Address4)]),
+        drop([is(&[Iif], SetName::Held4)]),
+    ]
+}
+
+fn guard_ip4() -> Vec<Rule> {
+    let [udp, client] = udp_from(&[68]);
+    let [_, server] = udp_to(&[67]);
+    vec![
+        drop(udp_from(&[67])),
+        accept([word(Source4, "0.0.0.0"), udp, client, server]),
+        accept([is(&[Iif, Source4], SetName::Address4)]),
+        drop([is(&[Iif], SetName::Held4)]),
+        drop([is(&[Source4], SetName::Owned4)]),
+    ]
+}
+
+fn guard_ip6() -> Vec<Rule> {
+    let from_nobody = [
+        "nd-neighbor-solicit",
+        "nd-router-solicit",
+        "mld2-listener-report",
+    ];
+    let link_local = values(Source6, vec![Value::Prefix("fe80::", 10)]);
+    let beyond = Test {
+        not: true,
+        ..link_local
+    };
+    vec![
+        drop([one_of(Icmp6, &["nd-router-advert", "nd-redirect"])]),
+        drop(udp_from(&[547])),
+        accept([word(Source6, "::"), one_of(Icmp6, &from_nobody)]),
+        accept([is(&[Iif, Source6], SetName::Address6)]),
+        drop([is(&[Iif], SetName::Held6)]),
+        drop([is(&[Source6], SetName::Owned6)]),
+        drop([
+            is(&[Iif], SetName::Roaming6),
+            beyond,
+            not(&[Source6], SetName::Prefix6),
+        ]),
+    ]
+}
+
+/// A port in hairpin mode gets back only what is for its own MAC: never its own broadcasts, which would look to
+/// duplicate address detection like another guest with its address.
+fn reflect() -> Vec<Rule> {
+    let own = not(&[Oif, DestinationMac], SetName::PortMac);
+    vec![drop([is(&[Iif, Oif], SetName::Reflect), own])]
+}
+
+fn drop<const N: usize>(tests: [Test; N]) -> Rule {
+    Rule::new(tests, Action::Drop)
+}
+
+fn accept<const N: usize>(tests: [Test; N]) -> Rule {
+    Rule::new(tests, Action::Accept)
+}
+
+/// What `jhash @th,64,128 mod M seed S` makes of an address in the kernel.
+fn target_hash(address: Ipv6Addr) -> u32 {
+    let hash = jhash16(address.octets(), TARGET_SEED);
+    let scaled = (u64::from(hash) * u64::from(TARGET_MODULUS)) >> 32;
+    u32::try_from(scaled).expect("the product of two u32 shifted by 32 fits")
+}
+
+/// Bob Jenkins' lookup3 over sixteen bytes, as the kernel computes it: words in the machine's byte order.
+fn jhash16(bytes: [u8; 16], seed: u32) -> u32 {
+    let (words, _) = bytes.as_chunks::<4>();
+    let [w0, w1, w2, w3] = [0, 1, 2, 3].map(|i| u32::from_ne_bytes(words[i]));
+    let start = 0xdead_beef_u32.wrapping_add(16).wrapping_add(seed);
+    let (a, b, c) = (
+        start.wrapping_add(w0),
+        start.wrapping_add(w1),
+        start.wrapping_add(w2),
+    );
+    let (a, b, c) = mix(a, b, c);
+    last(a.wrapping_add(w3), b, c)
+}
+
+const fn mix(mut a: u32, mut b: u32, mut c: u32) -> (u32, u32, u32) {
+    a = a.wrapping_sub(c) ^ c.rotate_left(4);
+    c = c.wrapping_add(b);
+    b = b.wrapping_sub(a) ^ a.rotate_left(6);
+    a = a.wrapping_add(c);
+    c = c.wrapping_sub(b) ^ b.rotate_left(8);
+    b = b.wrapping_add(a);
+    a = a.wrapping_sub(c) ^ c.rotate_left(16);
+    c = c.wrapping_add(b);
+    b = b.wrapping_sub(a) ^ a.rotate_left(19);
+    a = a.wrapping_add(c);
+    c = c.wrapping_sub(b) ^ b.rotate_left(4);
+    b = b.wrapping_add(a);
+    (a, b, c)
+}
+
+const fn last(mut a: u32, mut b: u32, mut c: u32) -> u32 {
+    c = (c ^ b).wrapping_sub(b.rotate_left(14));
+    a = (a ^ c).wrapping_sub(c.rotate_left(11));
+    b = (b ^ a).wrapping_sub(a.rotate_left(25));
+    c = (c ^ b).wrapping_sub(b.rotate_left(16));
+    a = (a ^ c).wrapping_sub(c.rotate_left(4));
+    b = (b ^ a).wrapping_sub(a.rotate_left(14));
+    (c ^ b).wrapping_sub(b.rotate_left(24))
+}

@@ -1,0 +1,59 @@
+//! The packet rules of a world, compiled whole.
+//!
+//! [`compile`] turns networks and ports into a [`Ruleset`]: two nftables tables, `inet vnet` for packets that are
+//! routed and `bridge vnet` for frames that are switched. The rules are always the same; networks and ports are only
+//! elements of sets and maps, so the ten thousandth port costs what the first did and changes no rule.
+//!
+//! ```text
+//! World --compile--> Ruleset --change_to--> Change --render--> JSON for `nft -j -f -`   (host::nft runs it)
+//!                       ^------------------------- read back: elements exactly, rules by their tag
+//! ```
+//!
+//! | where | what |
+//! |---|---|
+//! | `set` | *the* table of sets, and what an element is |
+//! | `rule` | chains and rules as data |
+//! | `ruleset` | the whole as one value, its text, its difference |
+//! | `forward` | forward modes and access to the host |
+//! | `publish` | address translation, both ways: published ports and the way out |
+//! | `guard` | what a port may send |
+//! | `render` | nft's JSON (feature `host`) |
+//!
+//! Not here: running nft or watching the kernel (`host::nft`), sysctls and bridge flags (`plan`).
+
+mod forward;
+mod guard;
+mod publish;
+mod rule;
+mod ruleset;
+mod set;
+
+pub use rule::{Action, At, Chain, Field, Hook, Place, Rule, Test, Value, With};
+#[cfg(feature = "host")]
+pub(crate) use ruleset::chains;
+pub use ruleset::{Change, ElementChange, Frame, Ruleset};
+pub use set::{Atom, Column, Element, SetName, SetSpec, Table, Translation};
+
+use crate::model::{Port, World};
+
+/// The whole ruleset of the started networks and their ports; absent when there are none.
+#[must_use]
+pub fn compile(world: &World) -> Ruleset {
+    if world.running().next().is_none() && world.live_ports().next().is_none() {
+        return Ruleset::default();
+    }
+    let mut rules = Ruleset::empty();
+    for network in world.running() {
+        forward::network(&mut rules, network);
+        publish::network(&mut rules, world, network);
+    }
+    guard::ports(&mut rules, world);
+    rules
+}
+
+/// Whether a port's place on the bridge needs hairpin mode, because a publication leads to it. The ruleset sees to it
+/// that nothing but such packets is reflected.
+#[must_use]
+pub fn needs_hairpin(world: &World, port: &Port) -> bool {
+    publish::leads_to(world, port)
+}
