@@ -30,9 +30,9 @@
 
 pub mod config;
 pub mod dns;
+pub mod firewall;
 #[cfg(feature = "host")]
 pub mod host;
-pub mod firewall;
 pub mod lease;
 pub mod model;
 pub mod plan;
