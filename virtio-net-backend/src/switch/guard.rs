@@ -1,27 +1,34 @@
 //! The port guard: a port may use only its own MAC and IP addresses, and may not play server. The verdicts are those of
-//! the kernel's guard (`table bridge vnet`), so that a guest sees no difference between a tap and a vhost-user port;
-//! `tests/tests/guard_differential.rs` sends the same frames to both.
+//! the kernel's guard (`vnet_core::firewall`, table `bridge vnet`), so that a guest sees no difference between a tap
+//! and a vhost-user port; `tests/tests/guard_differential.rs` sends the same frames to both.
 //!
 //! | frame | passes when |
 //! |---|---|
-//! | any | its source MAC is the port's; it has no VLAN tag |
-//! | ARP | sender MAC is the port's; sender address is the port's, or 0.0.0.0 (a probe, RFC 5227 2.1.1) |
-//! | IPv4 | source is the port's; or 0.0.0.0 for a message to a DHCP server |
-//! | IPv6 | source is the port's or the link-local address of its MAC; or `::` for DAD and the MLD report before it |
-//! | neighbour advertisement | its target is an address that may be a source |
-//! | from a DHCP or DHCPv6 server, to a client's port, router advertisement, redirect | never |
-//! | other protocols | always |
+//! | any | its source MAC is the port's, and it is untagged ARP, IPv4, IPv6 or RARP (how a VMM announces a guest) |
+//! | ARP | the sender's MAC is the port's; its address too, or it is 0.0.0.0 (a probe, RFC 5227 2.1.1) |
+//! | IPv4 | the source is the port's; or it is a DHCP client that has no address yet |
+//! | IPv6 | the source is the port's; or `::` for duplicate address detection and what goes with it |
+//! | neighbour advertisement, or detection | its target is an address that the port may use |
+//! | DHCP and DHCPv6 server's messages, router advertisement, redirect | never |
 //!
-//! What cannot be read to the end (cut headers, endless extension headers, a first fragment without its ports) does not pass.
+//! In each family a port is either *held* to its addresses, or it *roams* ([`Guard::roam4`], [`Guard::roam6`]) where
+//! not all are known beforehand. What a guarded port owns, no other port may claim by ARP or neighbour discovery,
+//! guarded or not: that is [`Owned`].
+//!
+//! What a guarded port sends and cannot be read to the end (cut headers, endless extension headers, a first fragment
+//! without its ports) does not pass.
 
 use super::{
     Reason,
     vlan::untag,
     wire::{
-        ARP, ICMPV6, IPV4, IPV6, UDP, Upper, be16, be32, be128, mac_bits, mac48, upper4, upper6,
+        ARP, ICMPV6, IPV4, IPV6, RARP, UDP, Upper, be16, be32, be128, mac_bits, mac48, upper4,
+        upper6,
     },
 };
-use std::{net::IpAddr, ops::RangeInclusive};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use vnet_core::types::Mac;
 
 /// The addresses of one port.
@@ -30,6 +37,27 @@ pub struct Guard {
     macs: Vec<u64>,
     v4: Vec<RangeInclusive<u32>>,
     v6: Vec<RangeInclusive<u128>>,
+    roams4: bool,
+    roams6: Roams,
+}
+
+/// Whether a port may use IPv6 addresses that it was not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Roams {
+    /// None.
+    #[default]
+    Held,
+    /// Link-local ones and those of these prefixes (SLAAC: RFC 7217, RFC 8981).
+    Within(Vec<RangeInclusive<u128>>),
+    /// Any.
+    Free,
+}
+
+/// The addresses that are some guarded port's own.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Owned {
+    v4: BTreeSet<u32>,
+    v6: BTreeSet<u128>,
 }
 
 type Verdict = Result<(), Reason>;
@@ -44,8 +72,8 @@ impl Guard {
         let macs = macs.into_iter().map(mac_bits).collect();
         Self {
             macs,
-            v4: Vec::new(),
             v6,
+            ..Self::default()
         }
     }
 
@@ -55,15 +83,33 @@ impl Guard {
         match address {
             IpAddr::V4(address) => {
                 let host = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
-                self.v4
-                    .push(address.to_bits() & !host..=address.to_bits() | host);
+                let bits = address.to_bits();
+                self.v4.push(bits & !host..=bits | host);
             }
-            IpAddr::V6(address) => {
-                let host = u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
-                self.v6
-                    .push(address.to_bits() & !host..=address.to_bits() | host);
-            }
+            IpAddr::V6(address) => self.v6.push(range6(address, prefix)),
         }
+        self
+    }
+
+    /// Lets the port use any IPv4 address that is not another's: for a network that does not know them.
+    #[must_use]
+    pub fn roam4(mut self) -> Self {
+        self.roams4 = true;
+        self
+    }
+
+    /// Lets the port use any link-local IPv6 address and any of these prefixes that is not another's; with no prefix
+    /// at all, any address.
+    #[must_use]
+    pub fn roam6(mut self, prefixes: impl IntoIterator<Item = (Ipv6Addr, u8)>) -> Self {
+        let prefixes = prefixes.into_iter();
+        let mut ranges: Vec<_> = prefixes.map(|(at, length)| range6(at, length)).collect();
+        self.roams6 = if ranges.is_empty() {
+            Roams::Free
+        } else {
+            ranges.push(range6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
+            Roams::Within(ranges)
+        };
         self
     }
 
@@ -72,10 +118,7 @@ impl Guard {
     }
 
     /// Whether the port may send this frame, given at least its headers.
-    ///
-    /// # Errors
-    /// The reason why it may not.
-    pub fn check(&self, frame: &[u8]) -> Verdict {
+    pub(super) fn check(&self, frame: &[u8], owned: &Owned) -> Verdict {
         if !mac48(frame, 6).is_some_and(|mac| self.has_mac(mac)) {
             return Err(Reason::GuardMac);
         }
@@ -84,15 +127,16 @@ impl Guard {
             return Err(Reason::GuardVlan);
         }
         match outer.ethertype {
-            Some(ARP) => self.check_arp(frame, outer.payload),
-            Some(IPV4) => self.check_ip4(frame, outer.payload),
-            Some(IPV6) => self.check_ip6(frame, outer.payload),
-            Some(_) => Ok(()),
+            Some(ARP) => self.check_arp(frame, outer.payload, owned),
+            Some(IPV4) => self.check_ip4(frame, outer.payload, owned),
+            Some(IPV6) => self.check_ip6(frame, outer.payload, owned),
+            Some(RARP) => Ok(()),
+            Some(_) => Err(Reason::GuardProtocol),
             None => Err(Reason::GuardHidden),
         }
     }
 
-    fn check_arp(&self, frame: &[u8], at: usize) -> Verdict {
+    fn check_arp(&self, frame: &[u8], at: usize, owned: &Owned) -> Verdict {
         const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
         let (Some(kind), Some(mac), Some(address)) = (
             frame.get(at..at + 6),
@@ -101,67 +145,61 @@ impl Guard {
         ) else {
             return Err(Reason::GuardHidden);
         };
-        let ours =
-            kind == ETHERNET_IPV4 && self.has_mac(mac) && (address == 0 || self.has4(address));
+        let ours = kind == ETHERNET_IPV4
+            && self.has_mac(mac)
+            && (address == 0 || self.may_use4(address, owned));
         ours.then_some(()).ok_or(Reason::GuardArp)
     }
 
-    fn check_ip4(&self, frame: &[u8], at: usize) -> Verdict {
+    fn check_ip4(&self, frame: &[u8], at: usize, owned: &Owned) -> Verdict {
         let (Some(upper), Some(source)) = (upper4(frame, at), be32(frame, at + 12)) else {
             return Err(Reason::GuardHidden);
         };
-        let ports = udp_ports(frame, upper)?;
-        if source == 0 {
-            return if matches!(ports, Some((_, 67))) {
-                Ok(())
-            } else {
-                Err(Reason::GuardIp4)
-            };
-        }
-        if !self.has4(source) {
-            return Err(Reason::GuardIp4);
-        }
-        match ports {
-            Some((67, _) | (_, 68)) => Err(Reason::GuardServer),
-            Some(_) | None => Ok(()),
+        match (source, udp_ports(frame, upper)?) {
+            (_, Some((67, _) | (_, 68))) => Err(Reason::GuardServer),
+            (0, Some((68, 67))) => Ok(()),
+            (_, Some(_) | None) if self.may_use4(source, owned) => Ok(()),
+            (_, Some(_) | None) => Err(Reason::GuardIp4),
         }
     }
 
-    fn check_ip6(&self, frame: &[u8], at: usize) -> Verdict {
+    fn check_ip6(&self, frame: &[u8], at: usize, owned: &Owned) -> Verdict {
         let (Some(upper), Some(source)) = (upper6(frame, at), be128(frame, at + 8)) else {
             return Err(Reason::GuardHidden);
         };
         let icmp = icmp6_kind(frame, upper)?;
-        if source == 0 {
-            return if icmp.is_some_and(may_be_unspecified) {
-                Ok(())
-            } else {
-                Err(Reason::GuardIp6)
-            };
-        }
-        if !self.has6(source) {
-            return Err(Reason::GuardIp6);
+        if claims(icmp, source) {
+            let target = target(frame, upper).ok_or(Reason::GuardHidden)?;
+            let held = self.roams6 == Roams::Held;
+            if !self.has6(target) && (held || owned.v6.contains(&target)) {
+                return Err(Reason::GuardNd);
+            }
         }
         match (icmp, udp_ports(frame, upper)?) {
             (Some(ROUTER_ADVERT | REDIRECT), _) | (_, Some((547, _) | (_, 546))) => {
                 Err(Reason::GuardServer)
             }
-            (Some(NEIGHBOUR_ADVERT), _) => self.check_advert(frame, upper),
-            (Some(_) | None, _) => Ok(()),
+            (Some(kind), _) if source == 0 && may_be_unspecified(kind) => Ok(()),
+            (Some(_) | None, _) if self.may_use6(source, owned) => Ok(()),
+            (Some(_) | None, _) => Err(Reason::GuardIp6),
         }
-    }
-
-    /// The IPv6 twin of the ARP check: RFC 4861 4.4.
-    fn check_advert(&self, frame: &[u8], upper: Upper) -> Verdict {
-        let target = upper
-            .header
-            .and_then(|at| be128(frame, at + 8))
-            .ok_or(Reason::GuardHidden)?;
-        self.has6(target).then_some(()).ok_or(Reason::GuardNd)
     }
 
     fn has_mac(&self, mac: u64) -> bool {
         self.macs.contains(&mac)
+    }
+
+    fn may_use4(&self, address: u32, owned: &Owned) -> bool {
+        self.has4(address) || self.roams4 && !owned.v4.contains(&address)
+    }
+
+    fn may_use6(&self, address: u128, owned: &Owned) -> bool {
+        let roams = match &self.roams6 {
+            Roams::Held => false,
+            Roams::Within(ranges) => ranges.iter().any(|range| range.contains(&address)),
+            Roams::Free => true,
+        };
+        self.has6(address) || roams && !owned.v6.contains(&address)
     }
 
     fn has4(&self, address: u32) -> bool {
@@ -173,16 +211,60 @@ impl Guard {
     }
 }
 
-const MLD_REPORT: u8 = 131;
+impl Owned {
+    /// What these ports own: their single addresses. A prefix is nobody's alone.
+    pub(super) fn by<'a>(guards: impl Iterator<Item = &'a Guard>) -> Self {
+        let mut owned = Self::default();
+        for guard in guards {
+            let single4 = guard.v4.iter().filter(|range| range.start() == range.end());
+            owned.v4.extend(single4.map(RangeInclusive::start));
+            let single6 = guard.v6.iter().filter(|range| range.start() == range.end());
+            owned.v6.extend(single6.map(RangeInclusive::start));
+        }
+        owned
+    }
+
+    /// Whether a port without a guard may send this frame.
+    pub(super) fn check(&self, frame: &[u8]) -> Verdict {
+        match be16(frame, 12) {
+            Some(ARP) if be32(frame, 28).is_some_and(|address| self.v4.contains(&address)) => {
+                Err(Reason::GuardArp)
+            }
+            Some(IPV6) if self.claimed6(frame).is_some() => Err(Reason::GuardNd),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The address of ours that a neighbour message claims.
+    fn claimed6(&self, frame: &[u8]) -> Option<u128> {
+        let (upper, source) = (upper6(frame, 14)?, be128(frame, 22)?);
+        let icmp = icmp6_kind(frame, upper).ok()?;
+        let target = target(frame, upper).filter(|_| claims(icmp, source));
+        target.filter(|target| self.v6.contains(target))
+    }
+}
+
+const ROUTER_SOLICIT: u8 = 133;
 const ROUTER_ADVERT: u8 = 134;
 const NEIGHBOUR_SOLICIT: u8 = 135;
 const NEIGHBOUR_ADVERT: u8 = 136;
 const REDIRECT: u8 = 137;
 const MLD2_REPORT: u8 = 143;
 
-/// Duplicate address detection (RFC 4862 5.4.2) and joining the groups it needs (RFC 3590).
+/// Whether an ICMPv6 message speaks for its target: an advertisement (RFC 4861 4.4), or duplicate address detection
+/// (RFC 4862 5.4.2).
+fn claims(icmp: Option<u8>, source: u128) -> bool {
+    icmp == Some(NEIGHBOUR_ADVERT) || icmp == Some(NEIGHBOUR_SOLICIT) && source == 0
+}
+
+/// Duplicate address detection (RFC 4862 5.4.2), joining the groups it needs (RFC 3590), and asking for a router.
 fn may_be_unspecified(icmp: u8) -> bool {
-    matches!(icmp, NEIGHBOUR_SOLICIT | MLD_REPORT | MLD2_REPORT)
+    matches!(icmp, NEIGHBOUR_SOLICIT | ROUTER_SOLICIT | MLD2_REPORT)
+}
+
+/// The target of a neighbour message.
+fn target(frame: &[u8], upper: Upper) -> Option<u128> {
+    be128(frame, upper.header? + 8)
 }
 
 /// Source and destination port, if this is UDP and not a later fragment.
@@ -210,4 +292,10 @@ fn icmp6_kind(frame: &[u8], upper: Upper) -> Result<Option<u8>, Reason> {
         } => frame.get(at).copied().map(Some).ok_or(Reason::GuardHidden),
         Upper { .. } => Ok(None),
     }
+}
+
+fn range6(address: Ipv6Addr, prefix: u8) -> RangeInclusive<u128> {
+    let host = u128::MAX.checked_shr(prefix.into()).unwrap_or(0);
+    let bits = address.to_bits();
+    bits & !host..=bits | host
 }

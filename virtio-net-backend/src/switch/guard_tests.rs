@@ -1,10 +1,11 @@
 //! The guard's verdicts as a table: a frame, and what becomes of it.
 
 use super::{
-    Guard,
     Reason::{
-        self, GuardArp, GuardHidden, GuardIp4, GuardIp6, GuardMac, GuardNd, GuardServer, GuardVlan,
+        self, GuardArp, GuardHidden, GuardIp4, GuardIp6, GuardMac, GuardNd, GuardProtocol,
+        GuardServer, GuardVlan,
     },
+    guard::{Guard, Owned},
 };
 use std::net::{Ipv4Addr, Ipv6Addr};
 use vnet_core::types::Mac;
@@ -96,11 +97,15 @@ fn tagged(frame: &[u8], tag: u16) -> Vec<u8> {
     [&frame[..12], &tag.to_be_bytes(), &[0, 0], &frame[12..]].concat()
 }
 
+fn check(guard: &Guard, frame: &[u8]) -> Result<(), Reason> {
+    guard.check(frame, &Owned::default())
+}
+
 type Row<'a> = (&'a str, Vec<u8>, Result<(), Reason>);
 
 fn assert_verdicts(rows: &[Row]) {
     for (name, frame, verdict) in rows {
-        assert_eq!(guard().check(frame), *verdict, "{name}");
+        assert_eq!(check(&guard(), frame), *verdict, "{name}");
     }
 }
 
@@ -114,7 +119,12 @@ fn ethernet_and_arp() {
             ether(OTHER, 0x88b5, &[0; 46]),
             Err(GuardMac),
         ),
-        ("another protocol", ether(MINE, 0x88b5, &[0; 46]), Ok(())),
+        (
+            "another protocol",
+            ether(MINE, 0x88b5, &[0; 46]),
+            Err(GuardProtocol),
+        ),
+        ("RARP", ether(MINE, 0x8035, &[0; 46]), Ok(())),
         ("no header", vec![0; 9], Err(GuardMac)),
         ("tagged, own address", tagged(&own, 0x8100), Err(GuardVlan)),
         ("service tag", tagged(&own, 0x88a8), Err(GuardVlan)),
@@ -301,6 +311,16 @@ fn icmp6_verdicts() {
     assert_verdicts(&[
         ("DAD", ip6("::", &[], 58, &nd(135, "fd00::10")), Ok(())),
         (
+            "router solicitation without an address",
+            ip6("::", &[], 58, &[133, 0, 0, 0, 0, 0, 0, 0]),
+            Ok(()),
+        ),
+        (
+            "DAD for another's",
+            ip6("::", &[], 58, &nd(135, "fd00::1")),
+            Err(GuardNd),
+        ),
+        (
             "MLDv2 report while joining",
             ip6("::", &[0], 58, &nd(143, "::")),
             Ok(()),
@@ -371,11 +391,11 @@ fn icmp6_verdicts() {
 #[test]
 fn a_prefix_length_of_nought_is_everything_and_one_too_long_is_one_address() {
     let any = Guard::new([MINE]).allow(Ipv4Addr::UNSPECIFIED.into(), 0);
-    assert_eq!(any.check(&ip4("192.0.2.1", 6, 0, &[0; 20])), Ok(()));
+    assert_eq!(check(&any, &ip4("192.0.2.1", 6, 0, &[0; 20])), Ok(()));
     let one = Guard::new([MINE]).allow([10, 0, 0, 1].into(), 255);
-    assert_eq!(one.check(&ip4("10.0.0.1", 6, 0, &[0; 20])), Ok(()));
+    assert_eq!(check(&one, &ip4("10.0.0.1", 6, 0, &[0; 20])), Ok(()));
     assert_eq!(
-        one.check(&ip4("10.0.0.2", 6, 0, &[0; 20])),
+        check(&one, &ip4("10.0.0.2", 6, 0, &[0; 20])),
         Err(Reason::GuardIp4)
     );
 }
@@ -383,9 +403,140 @@ fn a_prefix_length_of_nought_is_everything_and_one_too_long_is_one_address() {
 #[test]
 fn a_guard_of_two_macs_has_two_link_locals() {
     let guard = Guard::new([MINE, OTHER]);
-    assert_eq!(guard.check(&ip6(LINK_LOCAL, &[], 6, &[0; 20])), Ok(()));
+    assert_eq!(check(&guard, &ip6(LINK_LOCAL, &[], 6, &[0; 20])), Ok(()));
     assert_eq!(
-        guard.check(&ip6("fe80::5054:ff:feaa:bb02", &[], 6, &[0; 20])),
+        check(&guard, &ip6("fe80::5054:ff:feaa:bb02", &[], 6, &[0; 20])),
         Ok(())
     );
+}
+
+/// Another port, whose addresses are known.
+fn owner() -> Guard {
+    Guard::new([OTHER])
+        .allow([10, 1, 0, 11].into(), 32)
+        .allow("fd00::11".parse().unwrap(), 128)
+}
+
+#[test]
+fn a_port_that_roams_may_use_what_is_nobody_elses() {
+    let prefix = ("fd00::".parse().unwrap(), 64);
+    let roamer = Guard::new([MINE]).roam4().roam6([prefix]);
+    let owner = owner();
+    let owned = Owned::by([&roamer, &owner].into_iter());
+    let rows: &[Row] = &[
+        ("any address", ip4("192.0.2.1", 6, 0, &[0; 20]), Ok(())),
+        (
+            "no address, not DHCP",
+            ip4("0.0.0.0", 6, 0, &[0; 20]),
+            Ok(()),
+        ),
+        ("another's", ip4("10.1.0.11", 6, 0, &[0; 20]), Err(GuardIp4)),
+        ("ARP for any", arp(MINE, MINE, "192.0.2.1"), Ok(())),
+        (
+            "ARP for another's",
+            arp(MINE, MINE, "10.1.0.11"),
+            Err(GuardArp),
+        ),
+        (
+            "DHCP offer",
+            ip4("192.0.2.1", 17, 0, &udp(67, 68)),
+            Err(GuardServer),
+        ),
+        (
+            "privacy address",
+            ip6("fd00::dead", &[], 6, &[0; 20]),
+            Ok(()),
+        ),
+        (
+            "stable-privacy link-local",
+            ip6("fe80::dead", &[], 6, &[0; 20]),
+            Ok(()),
+        ),
+        (
+            "outside the prefix",
+            ip6("fd01::1", &[], 6, &[0; 20]),
+            Err(GuardIp6),
+        ),
+        (
+            "another's",
+            ip6("fd00::11", &[], 6, &[0; 20]),
+            Err(GuardIp6),
+        ),
+        (
+            "unspecified, echo",
+            ip6("::", &[], 58, &nd(128, "::")),
+            Err(GuardIp6),
+        ),
+        (
+            "DAD for a new one",
+            ip6("::", &[], 58, &nd(135, "fd00::dead")),
+            Ok(()),
+        ),
+        (
+            "DAD for another's",
+            ip6("::", &[], 58, &nd(135, "fd00::11")),
+            Err(GuardNd),
+        ),
+        (
+            "advertisement for another's",
+            ip6("fd00::dead", &[], 58, &nd(136, "fd00::11")),
+            Err(GuardNd),
+        ),
+        (
+            "router advertisement",
+            ip6("fe80::dead", &[], 58, &nd(134, "::")),
+            Err(GuardServer),
+        ),
+    ];
+    for (name, frame, verdict) in rows {
+        assert_eq!(roamer.check(frame, &owned), *verdict, "{name}");
+    }
+    let free = Guard::new([MINE]).roam6([]);
+    assert_eq!(
+        free.check(&ip6("2001:db8::1", &[], 6, &[0; 20]), &owned),
+        Ok(())
+    );
+}
+
+#[test]
+fn nobody_claims_what_a_guarded_port_owns() {
+    let owned = Owned::by([owner()].iter());
+    let rows: &[Row] = &[
+        ("ARP for it", arp(MINE, MINE, "10.1.0.11"), Err(GuardArp)),
+        ("ARP for another", arp(MINE, MINE, "10.1.0.12"), Ok(())),
+        (
+            "ARP cut short",
+            arp(MINE, MINE, "10.1.0.11")[..28].to_vec(),
+            Ok(()),
+        ),
+        (
+            "advertisement",
+            ip6("fe80::1", &[], 58, &nd(136, "fd00::11")),
+            Err(GuardNd),
+        ),
+        (
+            "advertisement behind options",
+            ip6("fe80::1", &[0, 60], 58, &nd(136, "fd00::11")),
+            Err(GuardNd),
+        ),
+        (
+            "DAD",
+            ip6("::", &[], 58, &nd(135, "fd00::11")),
+            Err(GuardNd),
+        ),
+        (
+            "asking for it",
+            ip6("fe80::1", &[], 58, &nd(135, "fd00::11")),
+            Ok(()),
+        ),
+        (
+            "advertisement of another",
+            ip6("fe80::1", &[], 58, &nd(136, "fd00::12")),
+            Ok(()),
+        ),
+        ("anything else", ether(MINE, 0x88b5, &[0; 46]), Ok(())),
+    ];
+    for (name, frame, verdict) in rows {
+        assert_eq!(owned.check(frame), *verdict, "{name}");
+    }
 }

@@ -51,6 +51,7 @@ pub use rate::{Limit, Rate};
 pub use reason::{Counters, Reason};
 
 use fdb::{Fdb, Learnt};
+use guard::Owned;
 use rate::Limiter;
 use std::time::Duration;
 
@@ -129,6 +130,7 @@ pub struct Switch {
     fdb: Fdb,
     attached: PortSet,
     isolated: PortSet,
+    owned: Owned,
     /// Ports whose every address is known beforehand: an unknown address cannot be there.
     settled: PortSet,
 }
@@ -153,6 +155,7 @@ impl Switch {
             attached: none,
             isolated: none,
             settled: none,
+            owned: Owned::default(),
         }
     }
 
@@ -168,6 +171,7 @@ impl Switch {
             self.slots.push(None);
         }
         self.install(now, index, port, Counters::default());
+        self.settle_owners();
         Some(index)
     }
 
@@ -178,7 +182,7 @@ impl Switch {
         };
         self.fdb.forget(index);
         self.install(now, index, port, counters);
-        self.pin_all();
+        self.settle_owners();
         true
     }
 
@@ -189,7 +193,7 @@ impl Switch {
         self.isolated.remove(index);
         self.settled.remove(index);
         self.fdb.forget(index);
-        self.pin_all();
+        self.settle_owners();
         Some(slot.counters)
     }
 
@@ -208,12 +212,13 @@ impl Switch {
         head: &[u8],
         length: usize,
     ) -> Egress {
-        let Some(slot) = self.slot_mut(from) else {
+        let slot = self.slots.get_mut(from.index());
+        let Some(slot) = slot.and_then(Option::as_mut) else {
             return Egress::Drop(Reason::NoPort);
         };
         let bytes = length as u64;
         slot.counters.sent(bytes);
-        let course = match slot.admit(now, head, bytes) {
+        let course = match slot.admit(now, &self.owned, head, bytes) {
             Ok(addresses) => self.course(now, from, addresses, bytes),
             Err(reason) => Course::Drop(reason),
         };
@@ -294,14 +299,16 @@ impl Switch {
         });
     }
 
-    /// An address that two guarded ports share goes to the one that is left.
-    fn pin_all(&mut self) {
+    /// Who owns what, now that the ports are others. A MAC that two guarded ports share goes to the one that is left.
+    fn settle_owners(&mut self) {
         for (slot, index) in self.slots.iter().zip((0..).map_while(PortIndex::new)) {
             let guard = slot.as_ref().and_then(|slot| slot.guard.as_ref());
             for mac in guard.map(Guard::macs).unwrap_or_default() {
                 self.fdb.pin(*mac, index);
             }
         }
+        let slots = self.slots.iter().flatten();
+        self.owned = Owned::by(slots.filter_map(|slot| slot.guard.as_ref()));
     }
 
     /// Learns where the source is and finds the destination.
@@ -403,7 +410,13 @@ const GROUP: u64 = 1 << 40;
 impl Slot {
     /// Whether the port may send this at all: its source and destination address, or why not.
     #[inline]
-    fn admit(&mut self, now: Time, head: &[u8], bytes: u64) -> Result<(u64, u64), Reason> {
+    fn admit(
+        &mut self,
+        now: Time,
+        owned: &Owned,
+        head: &[u8],
+        bytes: u64,
+    ) -> Result<(u64, u64), Reason> {
         let Some(header) = head.first_chunk::<{ wire::ETH_HEADER }>() else {
             return Err(Reason::Runt);
         };
@@ -417,8 +430,9 @@ impl Slot {
         if !self.send.take(now, bytes) {
             return Err(Reason::RateIn);
         }
-        if let Some(guard) = &self.guard {
-            guard.check(head)?;
+        match &self.guard {
+            Some(guard) => guard.check(head, owned)?,
+            None => owned.check(head)?,
         }
         Ok((source, destination))
     }

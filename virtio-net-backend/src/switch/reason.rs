@@ -38,13 +38,15 @@ reasons! {
     GuardMac = "guard_mac",
     /// Guard: a VLAN tag, behind which the other checks could be evaded.
     GuardVlan = "guard_vlan",
+    /// Guard: neither ARP, RARP nor IP, so that nothing is known to be true of it.
+    GuardProtocol = "guard_protocol",
     /// Guard: ARP for an address, or from a MAC, that is not the port's.
     GuardArp = "guard_arp",
     /// Guard: an IPv4 source address that is not the port's.
     GuardIp4 = "guard_ip4",
     /// Guard: an IPv6 source address that is not the port's.
     GuardIp6 = "guard_ip6",
-    /// Guard: a neighbour advertisement for an address that is not the port's.
+    /// Guard: a neighbour advertisement, or duplicate address detection, for an address that is not the port's.
     GuardNd = "guard_nd",
     /// Guard: a DHCP, DHCPv6 or router message, which only the network may send.
     GuardServer = "guard_server",

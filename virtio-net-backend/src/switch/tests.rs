@@ -19,10 +19,10 @@ fn mac(last: u8) -> Mac {
 
 const BROADCAST: Mac = Mac::BROADCAST;
 
-/// A frame of a protocol that no guard looks into.
+/// A frame of a protocol that a guard lets pass: RARP.
 fn frame(to: Mac, from: Mac) -> Vec<u8> {
     let mut frame = [to.0, from.0].concat();
-    frame.extend([0x88, 0xb5]);
+    frame.extend([0x80, 0x35]);
     frame.resize(64, 0);
     frame
 }

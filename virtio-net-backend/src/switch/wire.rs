@@ -6,6 +6,7 @@ pub(super) const ETH_HEADER: usize = 14;
 pub(super) const IPV4: u16 = 0x0800;
 pub(super) const ARP: u16 = 0x0806;
 pub(super) const IPV6: u16 = 0x86dd;
+pub(super) const RARP: u16 = 0x8035;
 
 pub(super) const ICMPV6: u8 = 58;
 pub(super) const TCP: u8 = 6;
