@@ -26,6 +26,7 @@ pub struct Netd<'n> {
     ns: &'n Ns,
     scratch: Scratch,
     args: Vec<String>,
+    level: String,
     process: Option<Proc>,
 }
 
@@ -35,13 +36,24 @@ impl<'n> Netd<'n> {
         Self::start_with(ns, &[])
     }
 
+    /// The same as a user would run it, without debugging output.
+    pub fn start_quiet(ns: &'n Ns) -> anyhow::Result<Self> {
+        Self::at_level(ns, &[], "warn")
+    }
+
     /// The same with more arguments.
     pub fn start_with(ns: &'n Ns, args: &[&str]) -> anyhow::Result<Self> {
+        Self::at_level(ns, args, "debug")
+    }
+
+    fn at_level(ns: &'n Ns, args: &[&str], level: &str) -> anyhow::Result<Self> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
         let mut netd = Self {
             ns,
             scratch: Scratch::new("netd")?,
             args,
+            level,
             process: None,
         };
         netd.start_again()?;
@@ -60,10 +72,7 @@ impl<'n> Netd<'n> {
             .arg("--run-dir")
             .arg(self.run_dir())
             .args(&self.args);
-        command.env(
-            "RUST_LOG",
-            std::env::var("RUST_LOG").unwrap_or_else(|_| "debug".to_owned()),
-        );
+        command.env("RUST_LOG", &self.level);
         let mut process = self.ns.spawn_command(command)?;
         let answer = wait_for("netd's socket", DAEMON, || match process.ended() {
             // No use to wait any longer, but the log is wanted.

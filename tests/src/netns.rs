@@ -109,6 +109,18 @@ impl Ns {
         Ok(())
     }
 
+    /// The processes that live in it.
+    #[must_use]
+    pub fn residents(&self) -> Vec<u32> {
+        let handle = fs::metadata(self.handle());
+        let pids = handle
+            .map(|handle| residents(handle.ino()))
+            .unwrap_or_default();
+        pids.into_iter()
+            .filter_map(|pid| u32::try_from(pid.as_raw_pid()).ok())
+            .collect()
+    }
+
     /// Runs `action` on a thread that lives in the namespace. Sockets opened there stay in it wherever they go.
     pub fn enter<T: Send>(&self, action: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         let (handle, binds) = (

@@ -12,90 +12,86 @@ const TOOLS: [&str; 4] = ["nft", "busybox", "dig", "dnsmasq"];
 const GOOD: &str = "name = \"lab\"\n[bridge]\nname = \"lab0\"\n[[subnet]]\naddress = \"10.50.0.1/24\"\n[subnet.dhcp]\nranges = [\"10.50.0.10-10.50.0.99\"]\n";
 
 /// A document, and what its error must say: where, or what.
-fn documents() -> Vec<(String, &'static str)> {
-    let change = |from: &str, to: &str| GOOD.replace(from, to);
-    let host = |mac: &str, ip: &str, name: &str| {
-        format!("[[subnet.dhcp.host]]\nmac = \"{mac}\"\nip = \"{ip}\"\nname = \"{name}\"\n")
-    };
+type Wrong = (String, &'static str);
+
+fn changed(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replace(from, to)
+}
+
+/// Documents of the wrong form.
+fn malformed() -> Vec<Wrong> {
     vec![
         ("name = ".to_owned(), "line 1"),
         (String::new(), "name"),
-        (change("lab0", "a-name-of-16-byt"), "bridge.name"),
-        (change("lab0", "la/b"), "bridge.name"),
-        (change("\"lab\"", "\"\""), "name"),
-        (change("\"lab\"", "\"../etc\""), "name"),
-        (change("[bridge]", "colour = \"red\"\n[bridge]"), "colour"),
-        (change("10.50.0.1/24", "10.50.0.0/24"), "subnet[0].address"),
-        (change("10.50.0.1/24", "10.50.0.1/33"), "subnet[0].address"),
-        (change("10.50.0.1/24", "300.0.0.1/24"), "subnet[0].address"),
-        (change("10.50.0.99", "10.51.0.99"), "ranges[0]"),
+        (changed("lab0", "a-name-of-16-byt"), "bridge.name"),
+        (changed("lab0", "la/b"), "bridge.name"),
+        (changed("\"lab\"", "\"\""), "name"),
+        (changed("\"lab\"", "\"../etc\""), "name"),
+        (changed("[bridge]", "colour = \"red\"\n[bridge]"), "colour"),
         (
-            change("10.50.0.10-10.50.0.99", "10.50.0.99-10.50.0.10"),
-            "ranges[0]",
+            changed("[bridge]", "[forward]\nmode = \"magic\"\n[bridge]"),
+            "forward.mode",
         ),
+        (changed("\"lab0\"", "\"lab0\"\nmtu = 10"), "bridge.mtu"),
         (
-            change("10.50.0.10-10.50.0.99", "10.50.0.200-10.50.0.255"),
-            "ranges[0]",
+            changed("\"lab0\"", "\"lab0\"\nmac = \"ff:ff:ff:ff:ff:ff\""),
+            "bridge.mac",
         ),
+    ]
+}
+
+/// Addresses that cannot be, and ranges that are not in their subnet.
+fn misplaced() -> Vec<Wrong> {
+    let range = "10.50.0.10-10.50.0.99";
+    vec![
+        (changed("10.50.0.1/24", "10.50.0.0/24"), "subnet[0].address"),
+        (changed("10.50.0.1/24", "10.50.0.1/33"), "subnet[0].address"),
+        (changed("10.50.0.1/24", "300.0.0.1/24"), "subnet[0].address"),
+        (changed("10.50.0.99", "10.51.0.99"), "ranges[0]"),
+        (changed(range, "10.50.0.99-10.50.0.10"), "ranges[0]"),
+        (changed(range, "10.50.0.200-10.50.0.255"), "ranges[0]"),
         (
             GOOD.to_owned() + "[[subnet]]\naddress = \"10.50.0.129/25\"\n",
             "subnet[1]",
         ),
+    ]
+}
+
+/// Reservations that collide with each other or with their subnet.
+fn colliding() -> Vec<Wrong> {
+    let hosts = |hosts: &[(&str, &str, &str)]| {
+        let entry = |(mac, ip, name): &(&str, &str, &str)| {
+            format!("[[subnet.dhcp.host]]\nmac = \"{mac}\"\nip = \"{ip}\"\nname = \"{name}\"\n")
+        };
+        GOOD.to_owned() + &hosts.iter().map(entry).collect::<String>()
+    };
+    let (one, two) = ("52:54:00:00:00:01", "52:54:00:00:00:02");
+    vec![
         (
-            GOOD.to_owned()
-                + &host("52:54:00:00:00:01", "10.50.0.5", "a")
-                + &host("52:54:00:00:00:01", "10.50.0.6", "b"),
+            hosts(&[(one, "10.50.0.5", "a"), (one, "10.50.0.6", "b")]),
             "host[1]",
         ),
         (
-            GOOD.to_owned()
-                + &host("52:54:00:00:00:01", "10.50.0.5", "a")
-                + &host("52:54:00:00:00:02", "10.50.0.5", "b"),
+            hosts(&[(one, "10.50.0.5", "a"), (two, "10.50.0.5", "b")]),
             "host[1]",
         ),
         (
-            GOOD.to_owned()
-                + &host("52:54:00:00:00:01", "10.50.0.5", "a")
-                + &host("52:54:00:00:00:02", "10.50.0.6", "a"),
+            hosts(&[(one, "10.50.0.5", "a"), (two, "10.50.0.6", "a")]),
             "host[1]",
         ),
-        (
-            GOOD.to_owned() + &host("01:00:5e:00:00:01", "10.50.0.5", "a"),
-            "mac",
-        ),
-        (
-            GOOD.to_owned() + &host("52:54:00:00:00:01", "10.99.0.5", "a"),
-            "host[0].ip",
-        ),
-        (
-            change("[bridge]", "[forward]\nmode = \"magic\"\n[bridge]"),
-            "forward.mode",
-        ),
-        (
-            change("name = \"lab0\"", "name = \"lab0\"\nmtu = 10"),
-            "bridge.mtu",
-        ),
-        (
-            change(
-                "name = \"lab0\"",
-                "name = \"lab0\"\nmac = \"ff:ff:ff:ff:ff:ff\"",
-            ),
-            "bridge.mac",
-        ),
-        // The default network has these.
-        (
-            change("10.50.0.1/24", "192.168.122.1/24")
-                .replace("10.50.0.10-10.50.0.99", "192.168.122.10-192.168.122.99"),
-            "192.168.122",
-        ),
-        (change("lab0", "virbr0"), "virbr0"),
-        // Somebody else has these.
-        (change("lab0", "theirs"), "theirs"),
-        (
-            change("10.50.0.1/24", "198.51.100.1/24")
-                .replace("10.50.0.10-10.50.0.99", "198.51.100.10-198.51.100.99"),
-            "198.51.100",
-        ),
+        (hosts(&[("01:00:5e:00:00:01", "10.50.0.5", "a")]), "mac"),
+        (hosts(&[(one, "10.99.0.5", "a")]), "host[0].ip"),
+    ]
+}
+
+/// What the default network or somebody else has already.
+fn taken() -> Vec<Wrong> {
+    vec![
+        (GOOD.replace("10.50.0", "192.168.122"), "192.168.122"),
+        (GOOD.replace("10.50.0", "198.51.100"), "198.51.100"),
+        (changed("lab0", "virbr0"), "virbr0"),
+        (changed("lab0", "theirs"), "theirs"),
     ]
 }
 
@@ -112,7 +108,7 @@ fn a_wrong_document_changes_nothing() -> anyhow::Result<()> {
     };
     let (networks, kernel) = (netd.vnet(&["network", "list"])?, state()?);
     let mut wrong = Vec::new();
-    for (document, says) in documents() {
+    for (document, says) in [malformed(), misplaced(), colliding(), taken()].concat() {
         let file = netd.scratch().write("wrong.toml", &document)?;
         let ran = netd.try_vnet(&["apply", "-f", &file.to_string_lossy()])?;
         if ran.success() {
