@@ -35,9 +35,6 @@ impl Worker {
         if let Some(mac) = new.link.mac {
             message = message.address(mac.octets().to_vec());
         }
-        if let Some(mark) = new.link.mark.as_ref().filter(|m| m.is_made()) {
-            message = message.alias(mark.to_string());
-        }
         self.socket
             .command(Message::NewLink(message.build()), NLM_F_CREATE | NLM_F_EXCL)?;
         let finished = self.finish_bridge(new);
@@ -47,14 +44,15 @@ impl Worker {
         finished
     }
 
-    /// An mtu given at creation would follow that of the ports; one that is set afterwards stays.
+    /// An alias given at creation is ignored, and an mtu would follow that of the ports; set afterwards both stay.
     fn finish_bridge(&mut self, new: &NewLink) -> Result<(), Failure> {
-        if let Some(mtu) = new.link.mtu.filter(|m| *m != DEFAULT_MTU) {
-            self.set(
-                LinkUnspec::new_with_name(new.name.as_str())
-                    .mtu(mtu)
-                    .build(),
-            )?;
+        let bare = Link {
+            mtu: Some(DEFAULT_MTU),
+            mark: None,
+            ..new.link.clone()
+        };
+        if let Some(message) = self.settings(&new.name, &bare, &new.link, false)? {
+            self.set(message)?;
         }
         self.set_all(&new.sysctls)?;
         if new.ports.is_empty() {

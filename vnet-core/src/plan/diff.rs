@@ -345,7 +345,7 @@ fn conflict(name: &IfName, want: &Link, have: Option<&Link>) -> Option<Conflict>
             format!("`{name}` is not a bridge: name one that is (`ip link show type bridge`)"),
         ),
         (Some(Mark::Lent(key)), have) => (Subject::Port(key.clone()), unfit(name, want, have)?),
-        (Some(Mark::Network(uuid)), Some(have)) if !have.is_made() => (
+        (Some(Mark::Network(uuid)), Some(have)) if !have.is_made() && !half_made(have, want) => (
             Subject::Network(*uuid),
             format!(
                 "interface `{name}` already exists and netd did not make it: give the network another bridge \
@@ -373,6 +373,11 @@ fn conflict(name: &IfName, want: &Link, have: Option<&Link>) -> Option<Conflict>
         interface,
         sentence,
     })
+}
+
+/// What a daemon that died between making a bridge and marking it leaves: down, and with the MAC that is the network's.
+fn half_made(have: &Link, want: &Link) -> bool {
+    have.mark.is_none() && have.is_bridge() && !have.up && have.mac == want.mac
 }
 
 /// Why somebody else's interface cannot be a port of ours.
