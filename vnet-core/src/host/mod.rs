@@ -9,21 +9,29 @@
 //! | `observe` | the kernel's state as a [`HostState`] |
 //! | `link`, `address`, `route`, `sysctl` | one step each |
 //! | `tap` | the ioctls |
+//! | `neighbour` | who has been heard |
 //! | `survey` | what the host has that is not ours |
 //! | `watch` | what changes behind our back |
 
 mod address;
 mod link;
+mod neighbour;
 mod observe;
 mod route;
 mod socket;
+mod survey;
 mod sysctl;
 pub mod tap;
+pub mod watch;
 mod worker;
 
 use std::io;
 
+pub use neighbour::Neighbour;
+pub use survey::{Overlap, Taken};
+
 use crate::plan::{Host, HostState, Scope, Step, StepError};
+use crate::types::IfName;
 use worker::Desk;
 
 /// The kernel of the network namespace that it was made in.
@@ -41,6 +49,23 @@ impl Kernel {
         Ok(Self {
             desk: Desk::open()?,
         })
+    }
+
+    /// What the host has that is not ours.
+    ///
+    /// # Errors
+    /// When the kernel refuses to say.
+    pub async fn survey(&self) -> Result<Taken, StepError> {
+        self.desk.run(worker::Worker::survey).await?
+    }
+
+    /// The neighbours known on one link.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub async fn neighbours(&self, dev: &IfName) -> Result<Vec<Neighbour>, StepError> {
+        let dev = dev.clone();
+        self.desk.run(move |worker| worker.neighbours(&dev)).await?
     }
 }
 

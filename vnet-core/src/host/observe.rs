@@ -254,17 +254,17 @@ fn our_route(message: &RouteMessage, names: &BTreeMap<u32, IfName>) -> Option<Ro
 }
 
 /// One link as the kernel shows it, its master still a number.
-struct Seen {
+pub(super) struct Seen {
     index: u32,
     name: IfName,
-    link: Link,
+    pub(super) link: Link,
     master: Option<u32>,
     knobs: Vec<(Knob, i32)>,
 }
 
 impl Seen {
     /// `None` for links whose name we could not have given (`lo` is one): nothing of ours can be about them.
-    fn parse(message: &LinkMessage) -> Option<Self> {
+    pub(super) fn parse(message: &LinkMessage) -> Option<Self> {
         let mut name = None;
         let mut link = Link::foreign(LinkKind::Other);
         let (mut master, mut alias, mut lent, mut knobs) = (None, None, None, Vec::new());

@@ -120,6 +120,7 @@ impl Worker {
             Step::AddRoute(route) => self.add_route(route),
             Step::RemoveRoute(route) => self.remove_route(route),
             Step::Set { key, to, .. } => set(key, to),
+            Step::Firewall { .. } => Err(Failure::text("no nft on this thread")),
         }
     }
 
@@ -129,7 +130,7 @@ impl Worker {
             Step::Delete(gone) => Some(gone.name.clone()),
             Step::Create(_) | Step::Change { .. } | Step::Set { .. } => None,
             Step::AddAddress(..) | Step::RemoveAddress(..) => None,
-            Step::AddRoute(_) | Step::RemoveRoute(_) => None,
+            Step::AddRoute(_) | Step::RemoveRoute(_) | Step::Firewall { .. } => None,
         };
         let doomed: Vec<IfName> = steps.iter().filter_map(deletes).collect();
         if doomed.len() > 1 && doomed.len() == steps.len() {

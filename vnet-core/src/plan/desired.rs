@@ -1,4 +1,5 @@
 use super::{HostState, bridge, port};
+use crate::firewall;
 use crate::model::World;
 
 /// What the whole host should look like: all started networks, and every port.
@@ -11,5 +12,6 @@ pub fn desired(world: &World) -> HostState {
     for port in world.ports.values() {
         port::add(&mut state, world, port);
     }
+    state.firewall = Some(firewall::compile(world));
     state
 }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::order::{Stage, stage_of_sysctl};
 use super::sysctl::obedient_uplinks;
 use super::{HostState, Link, LinkKind, Mark, NewLink, Plan, PortFlags, Step, Sysctl};
+use crate::firewall::{Change, Frame};
 use crate::model::{Home, PortKey};
 use crate::types::IfName;
 
@@ -64,6 +65,7 @@ pub fn settle(observed: &HostState, desired: &HostState) -> (Plan, Vec<Conflict>
     work.addresses();
     work.routes();
     work.sysctls();
+    work.firewall();
     (Plan::new(work.steps), work.conflicts)
 }
 
@@ -252,6 +254,7 @@ impl<'a> Work<'a> {
                 Step::RemoveAddress(dev, _) => Some(dev.clone()),
                 Step::Create(_) | Step::Delete(_) | Step::Change { .. } | Step::Set { .. } => None,
                 Step::AddAddress(..) | Step::AddRoute(_) | Step::RemoveRoute(_) => None,
+                Step::Firewall { .. } => None,
             })
             .collect();
         for route in &observed.routes {
@@ -287,6 +290,21 @@ impl<'a> Work<'a> {
                     self.set(uplink, "1", "2", true);
                 }
             }
+        }
+    }
+
+    /// A ruleset that somebody has broken cannot be put back, so its repair is not taken back.
+    fn firewall(&mut self) {
+        let (Some(is), Some(should)) = (&self.observed.firewall, &self.desired.firewall) else {
+            return;
+        };
+        let change = is.change_to(should);
+        let back = match is.frame() {
+            Frame::Broken(_) => Change::None,
+            Frame::Absent | Frame::Whole => should.change_to(is),
+        };
+        if change != Change::None {
+            self.push(Stage::Firewall, Step::Firewall { change, back });
         }
     }
 

@@ -120,7 +120,7 @@ fn hosts_own(step: &Step) -> Option<(Sysctl, (String, String))> {
         } => Some((key.clone(), (from.clone(), to.clone()))),
         Step::Set { .. } | Step::Create(_) | Step::Delete(_) | Step::Change { .. } => None,
         Step::AddAddress(..) | Step::RemoveAddress(..) => None,
-        Step::AddRoute(_) | Step::RemoveRoute(_) => None,
+        Step::AddRoute(_) | Step::RemoveRoute(_) | Step::Firewall { .. } => None,
     }
 }
 

@@ -76,6 +76,10 @@ impl FakeHost {
                 )?;
                 unless(state.routes.insert(route.clone()), "route is there")
             }
+            Step::Firewall { change, back: _ } => {
+                state.firewall = state.firewall.take().map(|rules| rules.after(change));
+                Ok(())
+            }
             Step::RemoveRoute(route) => unless(state.routes.remove(route), "no such route"),
             Step::Set { key, to, .. } => {
                 let value = state.sysctls.get_mut(key);

@@ -21,6 +21,8 @@ pub(super) enum Stage {
     Retire,
     /// Links whose name is needed for something else.
     Clear,
+    /// Before anything is there that it has to guard, and after all that it guarded is off.
+    Firewall,
     /// Bridges and taps, down and alone.
     Create,
     /// Bridges first, so that a port finds the mtu it has to follow.

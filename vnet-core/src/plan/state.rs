@@ -3,6 +3,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::{Mark, Sysctl};
+use crate::firewall::Ruleset;
 use crate::types::{IfName, IpNet, Mac};
 
 /// The part of a host that concerns us, as data: what is (observed) and what should be (desired).
@@ -19,6 +20,8 @@ pub struct HostState {
     pub routes: BTreeSet<Route>,
     /// Values of sysctls, as the kernel prints them.
     pub sysctls: BTreeMap<Sysctl, String>,
+    /// Our nftables tables; `None` was not looked at, or is not cared about.
+    pub firewall: Option<Ruleset>,
 }
 
 /// One link.
@@ -158,6 +161,7 @@ impl HostState {
         self.addresses.extend(seen.addresses);
         self.routes.extend(seen.routes);
         self.sysctls.extend(seen.sysctls);
+        self.firewall = seen.firewall.or_else(|| self.firewall.take());
     }
 
     /// The links that this state and another describe differently, addresses, routes and sysctls included: what to
@@ -259,6 +263,9 @@ impl fmt::Display for HostState {
         for (key, value) in &self.sysctls {
             writeln!(f, "sysctl {key} = {value}")?;
         }
-        Ok(())
+        match &self.firewall {
+            Some(ruleset) => write!(f, "{ruleset}"),
+            None => Ok(()),
+        }
     }
 }

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::{Link, Mark, Route, Sysctl};
+use crate::firewall::Change;
 use crate::types::{IfName, IpNet};
 
 /// One change of the host that can be undone.
@@ -38,6 +39,13 @@ pub enum Step {
         to: String,
         /// Whether it is a value of the host's own, to be given back one day.
         hosts: bool,
+    },
+    /// Change our nftables tables, in one transaction.
+    Firewall {
+        /// What changes.
+        change: Change,
+        /// What takes it back.
+        back: Change,
     },
 }
 
@@ -81,6 +89,10 @@ impl Step {
                 to: from.clone(),
                 hosts: *hosts,
             },
+            Self::Firewall { change, back } => Self::Firewall {
+                change: back.clone(),
+                back: change.clone(),
+            },
         }
     }
 
@@ -93,6 +105,7 @@ impl Step {
             Self::AddAddress(dev, _) | Self::RemoveAddress(dev, _) => Some(dev),
             Self::AddRoute(route) | Self::RemoveRoute(route) => Some(&route.dev),
             Self::Set { key, .. } => key.interface(),
+            Self::Firewall { .. } => None,
         }
     }
 }
@@ -112,6 +125,7 @@ impl fmt::Display for Step {
             Self::AddRoute(route) => write!(f, "+ route {route}"),
             Self::RemoveRoute(route) => write!(f, "- route {route}"),
             Self::Set { key, from, to, .. } => write!(f, "~ {key}: {from} -> {to}"),
+            Self::Firewall { change, back: _ } => firewall(f, change),
         }
     }
 }
@@ -132,6 +146,28 @@ impl fmt::Display for NewLink {
             }
         }
         Ok(())
+    }
+}
+
+/// `~ firewall: bridges +1 -0, source4 +1 -0`
+fn firewall(f: &mut fmt::Formatter<'_>, change: &Change) -> fmt::Result {
+    match change {
+        Change::None => write!(f, "~ firewall: nothing"),
+        Change::Whole(ruleset) if ruleset.is_absent() => write!(f, "- firewall"),
+        Change::Whole(ruleset) => write!(f, "+ firewall, {} rules", ruleset.rule_count()),
+        Change::Elements(changes) => {
+            for (index, change) in changes.iter().enumerate() {
+                let start = if index == 0 { "~ firewall:" } else { "," };
+                let name = change.set.name();
+                write!(f, "{start} {name}")?;
+                for (sign, count) in [("+", change.add.len()), ("-", change.remove.len())] {
+                    if count > 0 {
+                        write!(f, " {sign}{count}")?;
+                    }
+                }
+            }
+            Ok(())
+        }
     }
 }
 

@@ -1,0 +1,63 @@
+//! Who has been heard on a link: the kernel's table of neighbours.
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the kernel's enums are not ours, and grow"
+)]
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::RouteNetlinkMessage as Message;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+
+use super::worker::{Failure, Worker};
+use crate::types::{IfName, Mac};
+
+/// A neighbour that the kernel knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Neighbour {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its MAC.
+    pub mac: Mac,
+    /// Whether it has answered lately.
+    pub reachable: bool,
+}
+
+impl Worker {
+    /// The neighbours on one link whose MAC is known.
+    pub(super) fn neighbours(&mut self, dev: &IfName) -> Result<Vec<Neighbour>, Failure> {
+        let index = self.index(dev)?;
+        // Filtering by link takes an attribute that the crate cannot say for neighbours, so the rest is dropped here.
+        let answers = self
+            .socket
+            .dump(&Message::GetNeighbour(NeighbourMessage::default()))?;
+        Ok(answers
+            .iter()
+            .filter_map(|answer| match answer {
+                Message::NewNeighbour(message) if message.header.ifindex == index => parse(message),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+fn parse(message: &NeighbourMessage) -> Option<Neighbour> {
+    let (mut ip, mut mac) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => ip = Some((*v4).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => ip = Some((*v6).into()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
+            }
+            _ => {}
+        }
+    }
+    Some(Neighbour {
+        ip: ip?,
+        mac: mac?,
+        reachable: message.header.state == NeighbourState::Reachable,
+    })
+}
