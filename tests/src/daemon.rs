@@ -48,7 +48,7 @@ impl<'n> Netd<'n> {
 
     fn at_level(ns: &'n Ns, args: &[&str], level: &str) -> anyhow::Result<Self> {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+        let level = std::env::var("NETD_LOG").unwrap_or_else(|_| level.to_owned());
         let mut netd = Self {
             ns,
             scratch: Scratch::new("netd")?,
@@ -72,7 +72,7 @@ impl<'n> Netd<'n> {
             .arg("--run-dir")
             .arg(self.run_dir())
             .args(&self.args);
-        command.env("RUST_LOG", &self.level);
+        command.env("NETD_LOG", &self.level);
         let mut process = self.ns.spawn_command(command)?;
         let answer = wait_for("netd's socket", DAEMON, || match process.ended() {
             // No use to wait any longer, but the log is wanted.
@@ -81,7 +81,8 @@ impl<'n> Netd<'n> {
         });
         answer.with_context(|| process.log())??;
         self.process = Some(process);
-        Ok(())
+        // The socket is there early; the answer comes when everything is restored.
+        self.vnet(&["status"]).with_context(|| self.log()).map(drop)
     }
 
     /// Where it runs.

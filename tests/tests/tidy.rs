@@ -524,6 +524,20 @@ fn rot13(word: &str) -> String {
     word.chars().map(turn).collect()
 }
 
+/// The API's document in the repository is the one that the daemon speaks.
+#[test]
+fn the_api_document_is_fresh() -> anyhow::Result<()> {
+    let mut netd = Command::new(tests::daemon::binary("netd")?);
+    netd.arg("--print-openapi");
+    let spoken = process::run(netd, Duration::from_secs(20))?.ok()?;
+    let kept = fs::read_to_string(root().join("docs/openapi.json")).unwrap_or_default();
+    assert!(
+        spoken.trim() == kept.trim(),
+        "docs/openapi.json is stale: netd --print-openapi >docs/openapi.json"
+    );
+    Ok(())
+}
+
 #[test]
 fn each_package_list_is_sorted() -> anyhow::Result<()> {
     let list = fs::read_to_string(root().join("tests/apt-packages.txt"))?;
