@@ -38,11 +38,21 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 echo "Installing:$missing"
 $as_root apt-get -qq update || echo "apt-get update failed; trying with the lists that are there" >&2
+# Another release may not have one of them; what needs it says so.
+known=
+for package in $missing; do
+	if apt-cache show "$package" >/dev/null 2>&1; then
+		known="$known $package"
+	else
+		echo "This release has no package $package; going on without it" >&2
+	fi
+done
+[ -n "$known" ] || exit 0
 # A mirror that fails half-way is usual enough to be asked again.
 for attempt in 1 2 3; do
-	if $as_root apt-get -qq -y install --no-install-recommends $missing >/dev/null; then
+	if $as_root apt-get -qq -y install --no-install-recommends $known >/dev/null; then
 		exit 0
 	fi
 done
-echo "apt-get could not install:$missing" >&2
+echo "apt-get could not install:$known" >&2
 exit 1

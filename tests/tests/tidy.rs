@@ -531,6 +531,7 @@ fn the_api_document_is_fresh() -> anyhow::Result<()> {
     netd.arg("--print-openapi");
     let spoken = process::run(netd, Duration::from_secs(20))?.ok()?;
     let kept = fs::read_to_string(root().join("docs/openapi.json")).unwrap_or_default();
+    assert!(spoken.contains("/v1/"), "netd printed {spoken:?}");
     assert!(
         spoken.trim() == kept.trim(),
         "docs/openapi.json is stale: netd --print-openapi >docs/openapi.json"
