@@ -37,6 +37,15 @@ impl DirtyLog {
         }
     }
 
+    /// Whether a page was marked and not taken since.
+    #[cfg(test)]
+    pub(crate) fn is_marked(&self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).expect("small");
+        // SAFETY: tests ask for pages that the log has.
+        let word = unsafe { &*self.region.as_ptr().cast::<AtomicU64>().add(word) };
+        u64::from_le(word.load(Ordering::Acquire)) & 1 << (page % 64) != 0
+    }
+
     fn mark_page(&self, page: u64) -> bool {
         let Ok(word) = usize::try_from(page / 64) else {
             return false;

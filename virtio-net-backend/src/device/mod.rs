@@ -18,10 +18,14 @@ pub mod frame;
 pub mod header;
 pub mod inflight;
 pub mod memory;
+#[cfg(test)]
+pub(crate) mod mock;
 pub mod ring;
 pub mod rx;
 pub mod snapshot;
 pub mod steer;
+#[cfg(test)]
+mod tests;
 pub mod tx;
 
 use std::sync::Arc;

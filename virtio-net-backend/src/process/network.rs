@@ -357,7 +357,10 @@ impl Paths<'_> {
         };
         match switch.ingress_head(self.now, index, frame.head(), frame.len()) {
             Egress::To(to) => self.send(to, frame),
-            Egress::Flood(ports) => ports.iter().for_each(|to| self.send(to, frame)),
+            Egress::Flood(ports) => match ports.only() {
+                Some(to) => self.send(to, frame),
+                None => ports.iter().for_each(|to| self.send(to, frame)),
+            },
             Egress::Drop(_) => {}
         }
         Sent::Done

@@ -365,10 +365,18 @@ impl Switch {
         if ports.is_empty() {
             return self.drop(from, Reason::NoReceiver);
         }
-        let accepts = |port: &PortIndex| {
+        let mut accepts = |port: &PortIndex| {
             let receiver = self.slot_mut(*port);
             receiver.is_some_and(|receiver| receiver.accept(now, bytes))
         };
+        if let Some(only) = ports.only() {
+            // A network of two ports floods much and never to more than one.
+            return if accepts(&only) {
+                Egress::Flood(ports)
+            } else {
+                Egress::Drop(Reason::RateOut)
+            };
+        }
         let ready: PortSet = ports.iter().filter(accepts).collect();
         if ready.is_empty() {
             Egress::Drop(Reason::RateOut)

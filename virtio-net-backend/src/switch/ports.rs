@@ -92,6 +92,24 @@ impl PortSet {
             .sum()
     }
 
+    /// The port, when there is exactly one.
+    #[must_use]
+    pub fn only(&self) -> Option<PortIndex> {
+        let mut found = None;
+        for (at, word) in self
+            .words
+            .iter()
+            .enumerate()
+            .filter(|(_, word)| **word != 0)
+        {
+            if found.is_some() || !word.is_power_of_two() {
+                return None;
+            }
+            found = PortIndex::new(at * 64 + word.trailing_zeros() as usize);
+        }
+        found
+    }
+
     /// The ports of `self` that are not in `other`.
     #[must_use]
     pub fn without(mut self, other: &Self) -> Self {
