@@ -41,6 +41,7 @@ pub struct Boot<'n> {
     memory: u32,
     queues: u32,
     dhcp: bool,
+    chardev: String,
     extra: Vec<String>,
 }
 
@@ -268,6 +269,7 @@ impl<'n> Boot<'n> {
             memory: 192,
             queues: 1,
             dhcp: true,
+            chardev: String::new(),
             extra: Vec::new(),
         }
     }
@@ -299,6 +301,12 @@ impl<'n> Boot<'n> {
     /// The card comes up, but nobody asks for a lease.
     pub fn no_dhcp(mut self) -> Self {
         self.dhcp = false;
+        self
+    }
+
+    /// Options of the connection to a vhost-user backend: `reconnect=1`, `server=on`.
+    pub fn connection(mut self, options: &str) -> Self {
+        self.chardev = format!(",{options}");
         self
     }
 
@@ -444,7 +452,11 @@ impl<'n> Boot<'n> {
                 qemu.args(["-object", &memory, "-numa", "node,memdev=memory"]);
                 qemu.args([
                     "-chardev",
-                    &format!("socket,id=backend,path={}", socket.display()),
+                    &format!(
+                        "socket,id=backend,path={}{}",
+                        socket.display(),
+                        self.chardev
+                    ),
                 ]);
                 qemu.args([
                     "-netdev",

@@ -1,10 +1,18 @@
 //! The vhost-user backend with frontends that nobody here wrote: QEMU with a Linux guest, and DPDK's virtio-user.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use tests::daemon::binary;
-use tests::{Guest, Ns, Proc, tool};
+use tests::process::PATIENCE;
+use tests::{Guest, Ns, Proc, tool, wait_for};
 
 const START: Duration = Duration::from_secs(10);
 const GUEST: &[&str] = &["dnsmasq", "qemu-system-x86_64", "busybox", "iperf3"];
@@ -104,5 +112,362 @@ fn a_linux_guest_gets_its_lease_and_moves_data_both_ways() -> anyhow::Result<()>
     eprintln!("guest to host {out:.0} Mbit/s, host to guest {back:.0} Mbit/s");
     // Without segmentation offload both ways a translated guest stays far below this.
     anyhow::ensure!(out > 50.0 && back > 50.0, "{out} {back}\n{}", backend.log());
+    Ok(())
+}
+
+/// One exchange of JSON lines with a control socket or a QEMU monitor.
+struct Lines(BufReader<UnixStream>);
+
+impl Lines {
+    fn connect(path: &Path) -> anyhow::Result<Self> {
+        let stream = wait_for("a socket", START, || UnixStream::connect(path))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    fn read(&mut self) -> anyhow::Result<serde_json::Value> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
+    }
+
+    fn ask(&mut self, request: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
+        writeln!(self.0.get_mut(), "{request}")?;
+        self.read()
+    }
+
+    /// A command of the backend; its answer when it was done.
+    fn done(&mut self, request: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
+        let answer = self.ask(request)?;
+        anyhow::ensure!(answer["ok"] == true, "{request}: {answer}");
+        Ok(answer)
+    }
+
+    /// A command of QEMU's monitor, whose events are passed over.
+    fn execute(&mut self, command: &serde_json::Value) -> anyhow::Result<serde_json::Value> {
+        let mut answer = self.ask(command)?;
+        while answer.get("event").is_some() {
+            answer = self.read()?;
+        }
+        anyhow::ensure!(answer.get("error").is_none(), "{command}: {answer}");
+        Ok(answer["return"].clone())
+    }
+}
+
+#[test]
+fn ports_come_and_go_and_their_guests_reach_each_other_and_a_tap_guest() -> anyhow::Result<()> {
+    if !tool::ready("vhost_user::ports_come_and_go", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-sw")?;
+    lan.tap("up0")?;
+    lan.tap("tap1")?;
+    let control = lan.socket("control");
+    let backend = lan.backend(&["--control", &control.display().to_string(), "--tap", "up0"])?;
+    let mut commands = Lines::connect(&control)?;
+    for (name, mac) in [("a", "52:54:00:00:00:0a"), ("b", "52:54:00:00:00:0b")] {
+        let socket = format!("{name}.sock");
+        commands.done(
+            &serde_json::json!({"op": "add-port", "name": name, "socket": socket, "mac": mac}),
+        )?;
+    }
+    let a = Guest::on_vhost_user(lan.socket("a.sock"))
+        .name("a")
+        .mac("52:54:00:00:00:0a")
+        .boot()?;
+    let b = Guest::on_vhost_user(lan.socket("b.sock"))
+        .name("b")
+        .mac("52:54:00:00:00:0b")
+        .boot()?;
+    let c = Guest::on_tap(&lan.ns, "tap1")
+        .name("c")
+        .mac("52:54:00:00:00:0c")
+        .boot()?;
+    a.lease()?;
+    let (at_b, at_c) = (b.lease()?, c.lease()?);
+    a.run(&format!("ping -c2 -W2 {at_b} && ping -c2 -W2 {at_c}"))?;
+    c.run(&format!("ping -c2 -W2 {at_b}"))?;
+
+    b.run("iperf3 -s -D --forceflush >/dev/null 2>&1; sleep 1")?;
+    let report = a.run(&format!("iperf3 -J -c {at_b} -t 2"))?;
+    let report: serde_json::Value = serde_json::from_str(&report)?;
+    let rate = report["end"]["sum_received"]["bits_per_second"]
+        .as_f64()
+        .unwrap_or(0.0)
+        / 1e6;
+    eprintln!("guest to guest {rate:.0} Mbit/s");
+    anyhow::ensure!(rate > 50.0, "{rate}");
+
+    let shown = commands.done(&serde_json::json!({"op": "addresses"}))?;
+    anyhow::ensure!(shown.to_string().contains("52:54:00:00:00:0c"), "{shown}");
+    commands.done(&serde_json::json!({"op": "remove-port", "name": "b"}))?;
+    let (code, said) = a.try_run(PATIENCE, &format!("ping -c2 -W1 {at_b}"))?;
+    anyhow::ensure!(code != 0, "a port that is gone still answers: {said}");
+    a.run(&format!("ping -c2 -W2 {at_c}"))?;
+    let stats = commands.done(&serde_json::json!({"op": "stats"}))?;
+    anyhow::ensure!(stats["ports"]["a"]["device"]["faults"] == 0, "{stats}");
+    anyhow::ensure!(
+        stats["ports"].get("b").is_none(),
+        "{stats}\n{}",
+        backend.log()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_guarded_and_limited_port_keeps_to_its_addresses_and_rate() -> anyhow::Result<()> {
+    if !tool::ready("vhost_user::a_guarded_port", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-gd")?;
+    lan.tap("up0")?;
+    let control = lan.socket("control");
+    let _backend = lan.backend(&["--control", &control.display().to_string(), "--tap", "up0"])?;
+    let mut commands = Lines::connect(&control)?;
+    let mac = "52:54:00:00:00:0a";
+    commands.done(&serde_json::json!({
+        "op": "add-port", "name": "a", "socket": "a.sock", "mac": mac,
+        "guard": {"addresses": ["10.95.0.7"]},
+        "send": {"bytes": {"per-second": 1_000_000, "burst": 100_000}},
+    }))?;
+    let guest = Guest::on_vhost_user(lan.socket("a.sock"))
+        .mac(mac)
+        .no_dhcp()
+        .boot()?;
+    guest.run("ip addr add 10.95.0.7/24 dev eth0; ping -c2 -W2 10.95.0.1")?;
+    let rate = transfer(&guest, false)?;
+    eprintln!("limited to 8 Mbit/s: {rate:.1}");
+    anyhow::ensure!((3.0..10.0).contains(&rate), "{rate}");
+    guest.run("ip addr flush dev eth0; ip addr add 10.95.0.8/24 dev eth0")?;
+    let (code, said) = guest.try_run(PATIENCE, "ping -c2 -W1 10.95.0.1")?;
+    anyhow::ensure!(code != 0, "a stolen address is answered: {said}");
+    let stats = commands.done(&serde_json::json!({"op": "stats"}))?;
+    let drops = &stats["ports"]["a"]["switch"]["drops"];
+    anyhow::ensure!(drops["guard_arp"].as_u64().unwrap_or(0) > 0, "{stats}");
+    Ok(())
+}
+
+#[test]
+fn several_queues_and_jumbo_frames() -> anyhow::Result<()> {
+    if !tool::ready("vhost_user::several_queues", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-mq")?;
+    lan.tap("tap0")?;
+    lan.ns.ip("link set tap0 mtu 9000")?;
+    lan.ns.ip("link set br0 mtu 9000")?;
+    let socket = lan.socket("s");
+    let backend = lan.backend(&[
+        "--socket",
+        &socket.display().to_string(),
+        "--tap",
+        "tap0",
+        "--queues",
+        "2",
+    ])?;
+    let guest = Guest::on_vhost_user(&socket).queues(2).boot()?;
+    let address = guest.lease()?.to_string();
+    guest.run("ip link set eth0 mtu 9000")?;
+    lan.ns
+        .run(&[
+            "ping", "-M", "do", "-s", "8900", "-c3", "-i0.2", "-W2", &address,
+        ])?
+        .ok()?;
+    let queues = guest.run("ls -d /sys/class/net/eth0/queues/rx-* | wc -l")?;
+    assert_eq!(queues.trim(), "2");
+    guest.run(
+        "iperf3 -c 10.95.0.1 -P 4 -t 2 >/dev/null && iperf3 -R -c 10.95.0.1 -P 4 -t 2 >/dev/null",
+    )?;
+    anyhow::ensure!(!backend.log().contains("WARN"), "{}", backend.log());
+    Ok(())
+}
+
+/// Longest time without an answer while `disturb` acts, by a ping every 20 ms from the host.
+fn longest_silence(
+    lan: &Lan,
+    address: &str,
+    disturb: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Duration> {
+    let mut ping = lan.ns.spawn(&[
+        "ping", "-D", "-n", "-i", "0.02", "-c", "300", "-W", "1", address,
+    ])?;
+    ping.wait_log("icmp_seq=20 ", PATIENCE)?;
+    disturb()?;
+    ping.wait(PATIENCE)?;
+    let times: Vec<f64> = ping
+        .log()
+        .lines()
+        .filter(|line| line.contains("icmp_seq="))
+        .filter_map(|line| line.strip_prefix('[')?.split(']').next()?.parse().ok())
+        .collect();
+    let longest = times
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .fold(0.0, f64::max);
+    anyhow::ensure!(times.len() > 50, "too few answers\n{}", ping.log());
+    Ok(Duration::from_secs_f64(longest))
+}
+
+#[test]
+fn a_killed_backend_costs_its_guest_little_and_a_transfer_goes_on() -> anyhow::Result<()> {
+    if !tool::ready("vhost_user::a_killed_backend", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-kill")?;
+    lan.tap("tap0")?;
+    let socket = lan.socket("s");
+    // QEMU comes again once a second; where QEMU listens, the backend comes at once.
+    let ways = [
+        ("--socket", "reconnect=1", 2_500),
+        ("--connect", "server=on,wait=on", 1_500),
+    ];
+    for (flag, options, patience) in ways {
+        let args = [flag, &socket.display().to_string(), "--tap", "tap0"];
+        let mut backend = lan.backend(&args)?;
+        let guest = Guest::on_vhost_user(&socket).connection(options).boot()?;
+        let address = guest.lease()?.to_string();
+        guest.run("(iperf3 -c 10.95.0.1 -t 8 >/tmp/iperf 2>&1; echo $? >/tmp/code) &")?;
+        let mut second = None;
+        let silence = longest_silence(&lan, &address, || {
+            backend.kill9()?;
+            second = Some(lan.backend(&args)?);
+            Ok(())
+        })?;
+        eprintln!("{options}: silent for {silence:?}");
+        anyhow::ensure!(silence < Duration::from_millis(patience), "{silence:?}");
+        let code = wait_for("the transfer's end", PATIENCE, || {
+            guest.run("cat /tmp/code")
+        })?;
+        assert_eq!(code.trim(), "0", "{}", guest.run("cat /tmp/iperf")?);
+        drop(guest);
+        drop(second);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_moves_to_another_qemu_and_keeps_its_connection() -> anyhow::Result<()> {
+    if !tool::ready("vhost_user::a_guest_moves", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-mig")?;
+    let mut backends = Vec::new();
+    for (tap, socket) in [("tap0", "s0"), ("tap1", "s1")] {
+        lan.tap(tap)?;
+        let socket = lan.socket(socket).display().to_string();
+        backends.push(lan.backend(&["--socket", &socket, "--tap", tap])?);
+    }
+    let boot = |socket: &str, monitor: &str, incoming: Option<&str>| {
+        let monitor = format!("unix:{},server=on,wait=off", lan.socket(monitor).display());
+        let guest = Guest::on_vhost_user(lan.socket(socket))
+            .name("mover")
+            .mac("52:54:00:00:00:77");
+        let guest = guest.args(&["-qmp", &monitor]);
+        match incoming {
+            Some(path) => guest.args(&["-incoming", path]).boot(),
+            None => guest.boot(),
+        }
+    };
+    let listener = lan.ns.enter(|| TcpListener::bind("10.95.0.1:7000"))??;
+    let (tell, told) = mpsc::channel();
+    let sink = thread::spawn(move || {
+        let connection = listener.accept().map(|(stream, _)| BufReader::new(stream));
+        for line in connection.into_iter().flat_map(BufReader::lines) {
+            let Ok(line) = line else { return };
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let source = boot("s0", "m0", None)?;
+    source.lease()?;
+    source.run("(i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i; usleep 20000; done | nc 10.95.0.1 7000) >/dev/null 2>&1 &")?;
+    // Every line must come, in order, over the one connection that was accepted.
+    let mut next = 1;
+    let mut follow = |count: usize| {
+        for _ in 0..count {
+            let line = told
+                .recv_timeout(PATIENCE)
+                .with_context(|| format!("no line {next}"))?;
+            anyhow::ensure!(line == format!("line {next}"), "line {next} is {line}");
+            next += 1;
+        }
+        anyhow::Ok(next)
+    };
+    follow(20)?;
+    let path = format!("unix:{}", lan.socket("move").display());
+    let _target = boot("s1", "m1", Some(&path))?;
+    let mut monitor = Lines::connect(&lan.socket("m0"))?;
+    monitor.read()?;
+    monitor.execute(&serde_json::json!({"execute": "qmp_capabilities"}))?;
+    wait_for("the target's socket", START, || {
+        if lan.socket("move").exists() {
+            Ok(())
+        } else {
+            Err("not there")
+        }
+    })?;
+    monitor.execute(&serde_json::json!({"execute": "migrate", "arguments": {"uri": path}}))?;
+    let began = Instant::now();
+    wait_for("the end of the migration", Duration::from_secs(60), || {
+        let state = monitor
+            .execute(&serde_json::json!({"execute": "query-migrate"}))
+            .map_err(|e| e.to_string())?;
+        if state["status"] == "completed" {
+            Ok(())
+        } else {
+            Err(state.to_string())
+        }
+    })?;
+    eprintln!("moved in {:?}", began.elapsed());
+    monitor
+        .execute(&serde_json::json!({"execute": "quit"}))
+        .ok();
+    drop(source);
+    // More than fits into any buffer on the way, so they come from the guest where it is now.
+    let last = follow(400)?;
+    eprintln!("{last} lines without a gap");
+    drop(told);
+    drop(sink);
+    Ok(())
+}
+
+#[test]
+fn a_frontend_of_dpdk_sends_and_gets_its_frames_back() -> anyhow::Result<()> {
+    if !tool::ready("vhost_user::a_frontend_of_dpdk", &["dpdk-testpmd", "tc"]) {
+        return Ok(());
+    }
+    let lan = Ns::new("vu-dpdk")?;
+    let socket = lan.scratch().join("s").display().to_string();
+    let program = binary("virtio-net-backend")?.display().to_string();
+    let backend = lan.spawn(&[&program, "--socket", &socket, "--tap", "t0"])?;
+    backend.wait_log("ready", START)?;
+    // The tap returns every frame.
+    lan.sh("tc qdisc add dev t0 ingress && tc filter add dev t0 parent ffff: protocol all u32 match u32 0 0 action mirred egress redirect dev t0")?;
+    let device = format!("virtio_user0,path={socket},queues=1,queue_size=256");
+    let prefix = format!("vt{}", std::process::id());
+    let line = format!(
+        "sleep 6 | dpdk-testpmd --no-huge -m 256 --no-pci -l 0,1 --file-prefix {prefix} --log-level error --vdev={device} \
+         -- --forward-mode=io --port-topology=loop --tx-first --burst=32 --total-num-mbufs=8192 --nb-cores=1 --stats-period 1"
+    );
+    let ran = lan.run_within(
+        Duration::from_secs(30),
+        &["sh", "-c", &format!("timeout -s INT 8 sh -c '{line}'")],
+    )?;
+    let counts: Vec<u64> = ran
+        .stdout
+        .lines()
+        .filter_map(|line| {
+            line.split_once("RX-packets:")?
+                .1
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
+        .collect();
+    let most = counts.iter().max().copied().unwrap_or(0);
+    eprintln!("{most} frames came back");
+    anyhow::ensure!(most > 10_000, "{}\n{}", ran.stdout, backend.log());
     Ok(())
 }

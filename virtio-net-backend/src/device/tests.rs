@@ -156,7 +156,7 @@ fn a_large_frame_is_merged_over_buffers_or_refused() {
 fn a_driver_is_woken_once_for_a_batch_and_only_when_it_asked() {
     let (mut device, _, mut tx) = device(NET.with(Features::EVENT_IDX), 16);
     tx.write(DATA, &frame(60));
-    let mut burst = |device: &mut Device, tx: &mut Driver| {
+    let burst = |device: &mut Device, tx: &mut Driver| {
         for i in 0..8 {
             tx.chain(i, &[(DATA, 72, 0)]);
         }

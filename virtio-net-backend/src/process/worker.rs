@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_micros(50);
 /// A sleep shorter than this would better not have been.
 const SHORT_SLEEP: Duration = Duration::from_micros(60);
 /// How soon we come again to a frontend that was away.
-const RETRY: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_millis(100);
 /// How often a ring without kicks is looked at.
 const POLLED: Duration = Duration::from_micros(200);
 /// How often the switch forgets silent addresses.
@@ -89,10 +89,14 @@ impl Worker {
     pub fn add(&mut self, number: u16, port: Port) -> io::Result<()> {
         match &port.door {
             Door::Listen { listener, .. } => self.poll.watch(listener, Source::Door(number))?,
+            // Not before the loop runs: names of sockets count from the directory that the sandbox enters.
             Door::Connect(_) => self.retry_at = Some(Instant::now()),
         }
+        let listens = matches!(port.door, Door::Listen { .. });
         self.network.insert(number, port);
-        self.knock(number);
+        if listens {
+            self.knock(number);
+        }
         Ok(())
     }
 

@@ -40,7 +40,15 @@ pub enum BadTable {
 /// The table.
 #[derive(Debug, Default)]
 pub struct MemoryTable {
-    regions: Vec<(MemoryRegion, Arc<GuestRegionMmap>)>,
+    regions: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    region: MemoryRegion,
+    mapped: Arc<GuestRegionMmap>,
+    /// How often it was added: QEMU (7.2) adds and removes each region once for each queue pair.
+    times: usize,
 }
 
 impl MemoryTable {
@@ -71,6 +79,10 @@ impl MemoryTable {
     /// When it cannot be mapped or overlaps another.
     pub fn add(&mut self, region: MemoryRegion, fd: Option<OwnedFd>) -> Result<(), BadTable> {
         let fd = fd.ok_or(BadTable::Fds)?;
+        if let Some(entry) = self.regions.iter_mut().find(|entry| entry.region == region) {
+            entry.times += 1;
+            return Ok(());
+        }
         if self.regions.len() >= MAX_SLOTS {
             return Err(BadTable::TooMany);
         }
@@ -80,11 +92,16 @@ impl MemoryTable {
             };
             !apart(region.guest, other.guest) || !apart(region.user, other.user)
         };
-        if self.regions.iter().any(|(other, _)| overlaps(other)) {
+        if self.regions.iter().any(|entry| overlaps(&entry.region)) {
             return Err(BadTable::Overlap);
         }
-        self.regions.push((region, Arc::new(map(region, fd)?)));
-        self.regions.sort_by_key(|(region, _)| region.guest);
+        let mapped = Arc::new(map(region, fd)?);
+        self.regions.push(Entry {
+            region,
+            mapped,
+            times: 1,
+        });
+        self.regions.sort_by_key(|entry| entry.region.guest);
         Ok(())
     }
 
@@ -93,15 +110,19 @@ impl MemoryTable {
     /// # Errors
     /// When there is none.
     pub fn remove(&mut self, region: MemoryRegion) -> Result<(), BadTable> {
-        let same = |other: &MemoryRegion| {
+        let same = |entry: &Entry| {
+            let other = &entry.region;
             (other.guest, other.user, other.size) == (region.guest, region.user, region.size)
         };
         let at = self
             .regions
             .iter()
-            .position(|(other, _)| same(other))
+            .position(same)
             .ok_or(BadTable::NoSuchRegion)?;
-        self.regions.remove(at);
+        self.regions[at].times -= 1;
+        if self.regions[at].times == 0 {
+            self.regions.remove(at);
+        }
         Ok(())
     }
 
@@ -111,7 +132,7 @@ impl MemoryTable {
         let regions = self
             .regions
             .iter()
-            .map(|(_, mapped)| Arc::clone(mapped))
+            .map(|entry| Arc::clone(&entry.mapped))
             .collect();
         GuestMemoryMmap::from_arc_regions(regions)
             .ok()
@@ -121,7 +142,7 @@ impl MemoryTable {
     /// The guest address of an address of the frontend.
     #[must_use]
     pub fn guest_address(&self, user: u64) -> Option<u64> {
-        self.regions.iter().find_map(|(region, _)| {
+        self.regions.iter().find_map(|Entry { region, .. }| {
             let offset = user.wrapping_sub(region.user);
             (offset < region.size).then(|| region.guest + offset)
         })
@@ -199,6 +220,20 @@ mod tests {
         table.remove(region(0, 0x6000_0000)).expect("removed");
         assert!(!table.memory().expect("memory").contains(0x8000));
         assert!(table.remove(region(0, 0x6000_0000)).is_err());
+    }
+
+    #[test]
+    fn a_region_added_twice_is_removed_twice() {
+        let mut table = MemoryTable::default();
+        for _ in 0..2 {
+            table
+                .add(region(0, 0), Some(memfd(0x10000)))
+                .expect("added");
+        }
+        table.remove(region(0, 0)).expect("removed");
+        assert!(table.guest_address(5).is_some());
+        table.remove(region(0, 0)).expect("removed");
+        assert!(table.guest_address(5).is_none());
     }
 
     #[test]
