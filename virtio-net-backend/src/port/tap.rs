@@ -55,7 +55,8 @@ impl Tap {
         };
         let flags = rustix::fs::fcntl_getfl(&tap.fd)?;
         rustix::fs::fcntl_setfl(&tap.fd, flags | rustix::fs::OFlags::NONBLOCK)?;
-        tap.set_int(libc::TUNSETVNETHDRSZ, HEADER_LEN as libc::c_int)?;
+        let header_len = libc::c_int::try_from(HEADER_LEN).map_err(io::Error::other)?;
+        tap.set_int(libc::TUNSETVNETHDRSZ, header_len)?;
         tap.set_int(libc::TUNSETVNETLE, 1)?;
         Ok(tap)
     }
@@ -104,7 +105,8 @@ impl Tap {
             interface_ioctl(libc::SIOCSIFMTU, &mut request)?;
         }
         let mut request = request(&self.name)?;
-        request.ifr_ifru.ifru_flags = interface_flags(&self.name)? | libc::IFF_UP as libc::c_short;
+        request.ifr_ifru.ifru_flags = interface_flags(&self.name)?
+            | libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
         interface_ioctl(libc::SIOCSIFFLAGS, &mut request)
     }
 

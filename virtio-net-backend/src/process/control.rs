@@ -35,7 +35,7 @@ const MAX_FDS: usize = 4;
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
     /// Adds a port. A listening socket may come as an fd in place of a path.
-    AddPort(AddPort),
+    AddPort(Box<AddPort>),
     /// Removes a port; its frontend is disconnected.
     RemovePort {
         /// Its name.

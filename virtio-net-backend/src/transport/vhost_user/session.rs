@@ -277,29 +277,12 @@ impl Session {
             Request::SetLogBase { size, offset } => self.set_log(size, offset, fds.pop_front()),
             Request::SetVringNum(index, num) => self.set_size(index, num),
             Request::SetVringAddr(index, addresses) => self.set_addresses(index, addresses),
-            Request::SetVringBase(index, base) => {
-                self.vring(index)?.base =
-                    u16::try_from(base).map_err(|_| Refusal::Range("base"))?;
-                Ok(Answer::Ack)
-            }
+            Request::SetVringBase(index, base) => self.set_base(index, base),
             Request::GetVringBase(index) => self.stop(index),
             Request::SetVringKick(index, with_fd) => self.set_kick(index, with_fd, fds.pop_front()),
-            Request::SetVringCall(index, with_fd) => {
-                let call = event_fd(with_fd, fds.pop_front())?;
-                // Whatever was completed before there was a way to say so.
-                call.iter().for_each(fds::signal);
-                self.vring(index)?.call = call;
-                Ok(Answer::Ack)
-            }
-            Request::SetVringErr(index, with_fd) => {
-                self.vring(index)?.err = event_fd(with_fd, fds.pop_front())?;
-                Ok(Answer::Ack)
-            }
-            Request::SetVringEnable(index, on) => {
-                self.vring(index)?.enabled = on;
-                self.events.push(Event::Ready);
-                Ok(Answer::Ack)
-            }
+            Request::SetVringCall(index, with_fd) => self.set_call(index, with_fd, fds.pop_front()),
+            Request::SetVringErr(index, with_fd) => self.set_err(index, with_fd, fds.pop_front()),
+            Request::SetVringEnable(index, on) => self.set_enabled(index, on),
             Request::SendRarp(mac) => {
                 self.events.push(Event::Announce(mac));
                 Ok(Answer::Ack)
@@ -416,6 +399,40 @@ impl Session {
         Ok(Answer::Ack)
     }
 
+    fn set_base(&mut self, index: u16, base: u32) -> Result<Answer, Refusal> {
+        self.vring(index)?.base = u16::try_from(base).map_err(|_| Refusal::Range("base"))?;
+        Ok(Answer::Ack)
+    }
+
+    fn set_call(
+        &mut self,
+        index: u16,
+        with_fd: bool,
+        fd: Option<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        let call = event_fd(with_fd, fd)?;
+        // Whatever was completed before there was a way to say so.
+        call.iter().for_each(fds::signal);
+        self.vring(index)?.call = call;
+        Ok(Answer::Ack)
+    }
+
+    fn set_err(
+        &mut self,
+        index: u16,
+        with_fd: bool,
+        fd: Option<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        self.vring(index)?.err = event_fd(with_fd, fd)?;
+        Ok(Answer::Ack)
+    }
+
+    fn set_enabled(&mut self, index: u16, on: bool) -> Result<Answer, Refusal> {
+        self.vring(index)?.enabled = on;
+        self.events.push(Event::Ready);
+        Ok(Answer::Ack)
+    }
+
     fn set_log(&mut self, size: u64, offset: u64, fd: Option<OwnedFd>) -> Result<Answer, Refusal> {
         let fd = fd.ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
         let log = Arc::new(DirtyLog::new(map_shared(fd, offset, size)?));
@@ -464,7 +481,7 @@ impl Session {
         for vring in &mut self.vrings {
             vring.enabled = false;
             vring.kick_said = false;
-            vring.base = 0;
+            // `base` stays: QEMU (7.2) resets by SET_STATUS and asks where the rings stood only after that.
         }
         Answer::Ack
     }
