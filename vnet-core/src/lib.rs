@@ -21,6 +21,7 @@
 //! | [`model`] | [`model::World`]: networks and ports, the whole truth the daemon keeps |
 //! | [`config`] | documents people write (TOML, JSON) to and from the model |
 //! | [`dns`] | names: who owns one, what the answer is, whom to ask otherwise |
+//! | [`dhcp`] | DHCPv4: messages in, verdicts out |
 //! | [`lease`] | who holds which address: records, pool, book |
 //! | [`firewall`] | the packet rules of a world, compiled whole |
 //! | [`plan`] | from the world to kernel state, the difference, and reversible steps |
@@ -29,6 +30,7 @@
 //! | [`store`] | the one file that survives (feature `host`) |
 
 pub mod config;
+pub mod dhcp;
 pub mod dns;
 pub mod firewall;
 #[cfg(feature = "host")]

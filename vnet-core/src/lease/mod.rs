@@ -9,9 +9,64 @@
 //!     +---- timeout ----+                +--decline--> quarantined   +--(the pool is empty)--> another's
 //! ```
 
+mod book;
+mod pool;
 mod record;
 
+pub use book::{Book, Offer, Slot, Tally};
+pub use pool::Pool;
 pub use record::{Bad, Client, LeaseRecord, LeaseState};
+
+use std::net::IpAddr;
+
+use crate::types::NetworkName;
+
+/// What must be on disk before anybody may know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Keep this record, in place of the one with its network and address.
+    Put(LeaseRecord),
+    /// Forget the record of this address.
+    Delete(NetworkName, IpAddr),
+}
+
+/// What happened to a lease, for whoever keeps names, files or an event stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseEvent {
+    /// What happened.
+    pub kind: LeaseKind,
+    /// The lease it happened to, as it now stands.
+    pub lease: LeaseRecord,
+}
+
+/// What can happen to a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LeaseKind {
+    /// A client got it.
+    Granted,
+    /// Its client got more time, or another name.
+    Renewed,
+    /// Its client, or an operator, gave it back.
+    Released,
+    /// Its time ran out.
+    Expired,
+    /// Its address was found in use by somebody else.
+    Declined,
+}
+
+impl LeaseKind {
+    /// The word that events and tables use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Renewed => "renewed",
+            Self::Released => "released",
+            Self::Expired => "expired",
+            Self::Declined => "declined",
+        }
+    }
+}
 
 /// Milliseconds since 1970. Whoever calls brings it; nothing below the shells reads a clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -31,6 +86,15 @@ impl Time {
     #[must_use]
     pub const fn secs(self) -> u64 {
         self.0 / 1000
+    }
+
+    /// Seconds since 1970, or `None` for never: what documents and files say.
+    #[must_use]
+    pub const fn as_unix(self) -> Option<u64> {
+        if self.0 == u64::MAX {
+            return None;
+        }
+        Some(self.secs())
     }
 
     /// This moment and so many seconds.

@@ -236,16 +236,16 @@ fn open(path: &Path) -> Result<Database, StoreError> {
     Builder::new()
         .set_cache_size(CACHE_BYTES)
         .create_file(file)
-        .map_err(|error| match error {
-            DatabaseError::Storage(StorageError::Io(e))
-                if e.kind() == io::ErrorKind::InvalidData =>
+        .map_err(|error| {
+            if let DatabaseError::Storage(StorageError::Io(e)) = &error
+                && e.kind() == io::ErrorKind::InvalidData
             {
-                StoreError::Corrupt {
+                return StoreError::Corrupt {
                     path: path.to_owned(),
                     why: e.to_string(),
-                }
+                };
             }
-            error => told(path, error.into()),
+            told(path, error.into())
         })
 }
 
@@ -300,6 +300,10 @@ fn write_leases(transaction: &redb::WriteTransaction, ops: &[Op]) -> Result<(), 
 }
 
 /// The person's version of what redb says.
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "redb's list of errors is open; whatever it adds is about the file's contents"
+)]
 fn told(path: &Path, error: redb::Error) -> StoreError {
     let path = path.to_owned();
     let text = error.to_string();

@@ -1,0 +1,3 @@
+//! How guests get their addresses, decided in pure code: bytes and time come in, verdicts go out.
+
+pub mod v4;

@@ -1,0 +1,257 @@
+//! What a client is told: which options, in which order, and where the reply goes.
+
+use std::borrow::Cow;
+use std::net::Ipv4Addr;
+
+use super::message::{Head, encode};
+use super::scope::Subnet;
+use super::{Message, MessageType, Sender, code};
+use crate::model::Reservation4;
+use crate::types::{DomainName, Mac, PortName};
+
+/// RFC 4702: the name is in DNS encoding.
+pub(super) const FQDN_E: u8 = 0x04;
+const FQDN_S: u8 = 0x01;
+const FQDN_O: u8 = 0x02;
+/// What a client that names no size takes: 576 bytes of IP (RFC 2131 section 2).
+const DEFAULT_SIZE: u16 = 576;
+/// IP and UDP headers, which option 57 counts.
+const HEADERS: usize = 28;
+
+/// A reply, ready to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// What it is.
+    pub kind: MessageType,
+    /// Our address in the client's subnet: the packet's source.
+    pub from: Ipv4Addr,
+    /// Where it goes.
+    pub to: Destination,
+    /// The UDP payload.
+    pub bytes: Vec<u8>,
+}
+
+/// Where a reply goes (RFC 2131 section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// To every station of the link, port 68.
+    Broadcast,
+    /// To one station of the link, port 68; it may not know yet that the address is its own, so nobody can ask
+    /// for it by ARP.
+    Client(Mac, Ipv4Addr),
+    /// To the relay, port 67.
+    Relay(Ipv4Addr),
+}
+
+/// What a reply is made of.
+pub(super) struct Draft<'a> {
+    pub(super) kind: MessageType,
+    pub(super) subnet: &'a Subnet,
+    pub(super) host: Option<&'a Reservation4>,
+    pub(super) yiaddr: Ipv4Addr,
+    /// Seconds; `None` for what is not a lease (INFORM).
+    pub(super) lease: Option<u32>,
+    /// The name that the client has by us.
+    pub(super) name: Option<&'a PortName>,
+    pub(super) domain: Option<&'a DomainName>,
+    pub(super) rapid: bool,
+}
+
+impl Draft<'_> {
+    pub(super) fn reply(&self, message: &Message<'_>, from: &Sender) -> Reply {
+        let mut options = vec![
+            own(code::MESSAGE_TYPE, &[self.kind.to_wire()]),
+            own(code::SERVER_ID, &self.subnet.gateway.octets()),
+        ];
+        if let Some(seconds) = self.lease {
+            options.push(own(code::LEASE_TIME, &seconds.to_be_bytes()));
+            let (t1, t2) = self.timers(seconds);
+            options.push(own(code::T1, &t1.to_be_bytes()));
+            options.push(own(code::T2, &t2.to_be_bytes()));
+        }
+        if self.rapid {
+            options.push((code::RAPID_COMMIT, Cow::Borrowed(&[])));
+        }
+        self.ask(&mut options, code::SUBNET_MASK);
+        for wanted in message.option(code::PARAMETERS).unwrap_or(DEFAULTS) {
+            self.ask(&mut options, *wanted);
+        }
+        if let Some(fqdn) = self.fqdn(message) {
+            options.push((code::FQDN, Cow::Owned(fqdn)));
+        }
+        echo_relay(&mut options, message);
+        let head = Head {
+            yiaddr: self.yiaddr,
+            siaddr: self.subnet.gateway,
+            ciaddr: message.ciaddr,
+            ..head(message)
+        };
+        Reply {
+            kind: self.kind,
+            from: self.subnet.gateway,
+            to: self.destination(message, from),
+            bytes: encode(&head, &options, most(message)),
+        }
+    }
+
+    /// Adds an option that the client asked for, once, if there is one.
+    fn ask<'a>(&'a self, options: &mut Vec<(u8, Cow<'a, [u8]>)>, wanted: u8) {
+        if options.iter().any(|(code, _)| *code == wanted) {
+            return;
+        }
+        if wanted == code::HOST_NAME
+            && let Some(name) = self.name
+        {
+            options.push((wanted, Cow::Borrowed(name.as_str().as_bytes())));
+            return;
+        }
+        // Microsoft's number for the classless routes of RFC 3442.
+        let source = if wanted == code::MS_ROUTES {
+            code::ROUTES
+        } else {
+            wanted
+        };
+        if let Some(data) = self.value(wanted).or_else(|| self.value(source)) {
+            options.push((wanted, data));
+        }
+    }
+
+    /// The reservation's value of an option, else the subnet's.
+    fn value(&self, wanted: u8) -> Option<Cow<'_, [u8]>> {
+        let own = self.host.map_or(&[][..], |h| &h.options);
+        match own.iter().find(|o| o.code == wanted) {
+            Some(option) => Some(Cow::Borrowed(&option.data)),
+            None => self
+                .subnet
+                .options
+                .get(&wanted)
+                .map(|d| Cow::Borrowed(d.as_slice())),
+        }
+    }
+
+    /// T1 and T2: the document's if they fit the lease, else half and seven eighths (RFC 2131 section 4.4.5).
+    fn timers(&self, lease: u32) -> (u32, u32) {
+        let said = |code| {
+            let data = self.value(code)?;
+            Some(u32::from_be_bytes(data.as_ref().try_into().ok()?))
+        };
+        if lease == u32::MAX {
+            return (u32::MAX, u32::MAX);
+        }
+        let t2 = said(code::T2)
+            .filter(|t| *t < lease)
+            .unwrap_or(lease - lease / 8);
+        let t1 = said(code::T1).filter(|t| *t < t2).unwrap_or(lease / 2);
+        (t1.min(t2), t2)
+    }
+
+    /// RFC 4702 section 4: we keep the names (S), say so where the client meant to (O), in the client's encoding.
+    fn fqdn(&self, message: &Message<'_>) -> Option<Vec<u8>> {
+        let flags = *message.option(code::FQDN)?.first()?;
+        let name = match self.domain {
+            Some(domain) => domain.child(self.name?.as_str()).ok()?,
+            None => self.name?.clone().into(),
+        };
+        let override_ = if flags & FQDN_S == 0 { FQDN_O } else { 0 };
+        let mut out = vec![FQDN_S | override_ | (flags & FQDN_E), 255, 255];
+        if flags & FQDN_E == 0 {
+            out.extend_from_slice(name.as_str().as_bytes());
+            return Some(out);
+        }
+        for label in name.as_str().split('.') {
+            out.push(u8::try_from(label.len()).ok()?);
+            out.extend_from_slice(label.as_bytes());
+        }
+        out.push(0);
+        Some(out)
+    }
+
+    fn destination(&self, message: &Message<'_>, from: &Sender) -> Destination {
+        if message.giaddr != Ipv4Addr::UNSPECIFIED {
+            return Destination::Relay(message.giaddr);
+        }
+        let station = message.mac().or(from.mac);
+        if message.ciaddr != Ipv4Addr::UNSPECIFIED {
+            return station.map_or(Destination::Broadcast, |mac| {
+                Destination::Client(mac, message.ciaddr)
+            });
+        }
+        match message.mac() {
+            Some(mac) if !message.broadcast => Destination::Client(mac, self.yiaddr),
+            Some(_) | None => Destination::Broadcast,
+        }
+    }
+}
+
+/// What a client gets that sends no list.
+const DEFAULTS: &[u8] = &[
+    code::ROUTER,
+    code::DNS,
+    code::HOST_NAME,
+    code::DOMAIN,
+    code::MTU,
+    code::BROADCAST,
+];
+
+/// A refusal: nothing but the server's name and the reason (RFC 2131 table 3), to everybody on the link, since the
+/// client's address is what is wrong (section 4.1); through a relay with the broadcast bit (section 4.3.2).
+pub(super) fn nak(message: &Message<'_>, server: Ipv4Addr, why: &str) -> Reply {
+    let mut options = vec![
+        own(code::MESSAGE_TYPE, &[MessageType::Nak.to_wire()]),
+        own(code::SERVER_ID, &server.octets()),
+        own(code::MESSAGE, why.as_bytes()),
+    ];
+    // RFC 6842: the client's identifier comes back.
+    echo_relay(&mut options, message);
+    let relayed = message.giaddr != Ipv4Addr::UNSPECIFIED;
+    let head = Head {
+        broadcast: message.broadcast || relayed,
+        ..head(message)
+    };
+    Reply {
+        kind: MessageType::Nak,
+        from: server,
+        to: if relayed {
+            Destination::Relay(message.giaddr)
+        } else {
+            Destination::Broadcast
+        },
+        bytes: encode(&head, &options, most(message)),
+    }
+}
+
+/// What every reply ends with: the client's identifier (RFC 6842) and the relay's information, last (RFC 3046
+/// section 2.2).
+fn echo_relay(options: &mut Vec<(u8, Cow<'_, [u8]>)>, message: &Message<'_>) {
+    for echoed in [code::CLIENT_ID, code::RELAY] {
+        if echoed == code::RELAY && message.giaddr == Ipv4Addr::UNSPECIFIED {
+            continue;
+        }
+        if let Some(data) = message.option(echoed) {
+            options.push((echoed, Cow::Owned(data.to_vec())));
+        }
+    }
+}
+
+fn head(message: &Message<'_>) -> Head {
+    Head {
+        htype: message.htype,
+        hlen: message.hlen,
+        xid: message.xid,
+        broadcast: message.broadcast,
+        ciaddr: Ipv4Addr::UNSPECIFIED,
+        yiaddr: Ipv4Addr::UNSPECIFIED,
+        siaddr: Ipv4Addr::UNSPECIFIED,
+        giaddr: message.giaddr,
+        chaddr: message.chaddr,
+    }
+}
+
+fn most(message: &Message<'_>) -> usize {
+    let size = message.u16(code::MAX_SIZE).unwrap_or(DEFAULT_SIZE);
+    usize::from(size.clamp(DEFAULT_SIZE, 1500)) - HEADERS
+}
+
+fn own<'a>(code: u8, data: &[u8]) -> (u8, Cow<'a, [u8]>) {
+    (code, Cow::Owned(data.to_vec()))
+}

@@ -1,0 +1,158 @@
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::code;
+use crate::lease::Pool;
+use crate::model::{DhcpOption, Forward, HostAccess, Network, Reservation4, Subnet4, World};
+use crate::types::{DomainName, Ipv4Net, LeaseTime, Mac, NetworkName, PortName};
+
+/// All that DHCPv4 of one network follows from: a function of the world, replaced whole when the world changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// The network.
+    pub network: NetworkName,
+    /// Its subnets that serve DHCP, in order; the first with room is what a guest gets.
+    pub subnets: Vec<Subnet>,
+    /// The network's ports, by the guest's MAC.
+    pub members: BTreeMap<Mac, Member>,
+    /// The domain of the guests' names.
+    pub domain: Option<DomainName>,
+}
+
+/// DHCP of one subnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subnet {
+    /// The subnet, host bits cleared.
+    pub prefix: Ipv4Net,
+    /// Our address there, which is also our server identifier.
+    pub gateway: Ipv4Addr,
+    /// What anybody may get.
+    pub ranges: Vec<(IpAddr, IpAddr)>,
+    /// What belongs to somebody.
+    pub hosts: Vec<Reservation4>,
+    /// How long a lease lasts.
+    pub lease_time: LeaseTime,
+    /// What clients are told when they ask for it.
+    pub options: BTreeMap<u8, Vec<u8>>,
+}
+
+/// One port of the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name, which is its guest's name.
+    pub name: PortName,
+    /// The addresses that are its own.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Whether it is held to its MAC: then its frames' source proves who sent them.
+    pub guard: bool,
+}
+
+impl Scope {
+    /// The scope of a network, started or not; `None` where there is no DHCPv4 of ours.
+    #[must_use]
+    pub fn of(world: &World, name: &NetworkName) -> Option<Self> {
+        let network = world.networks.get(name)?;
+        if !network.owns_bridge() || !network.has_dhcp4() {
+            return None;
+        }
+        let subnets = network.subnets4.iter().filter_map(|s| subnet(network, s));
+        let members = world.ports_of(name).map(|port| {
+            let member = Member {
+                name: port.key.name.clone(),
+                addresses: port.ipv4.clone(),
+                guard: port.guard,
+            };
+            (port.mac, member)
+        });
+        Some(Self {
+            network: name.clone(),
+            subnets: subnets.collect(),
+            members: members.collect(),
+            domain: network.domain.clone(),
+        })
+    }
+
+    /// A scope that serves nothing: what a network without DHCP has.
+    #[must_use]
+    pub const fn silent(network: NetworkName) -> Self {
+        Self {
+            network,
+            subnets: Vec::new(),
+            members: BTreeMap::new(),
+            domain: None,
+        }
+    }
+
+    /// The subnet that an address belongs to, by its place in the list.
+    #[must_use]
+    pub fn subnet_of(&self, address: Ipv4Addr) -> Option<usize> {
+        self.subnets
+            .iter()
+            .position(|s| s.prefix.contains(&address))
+    }
+
+    /// Fresh pools, one a subnet.
+    pub(super) fn pools(&self) -> Vec<Pool> {
+        self.subnets.iter().map(|s| Pool::new(&s.ranges)).collect()
+    }
+}
+
+impl Subnet {
+    /// Whether a guest may have the address at all.
+    pub(super) fn is_guest_address(&self, address: Ipv4Addr) -> bool {
+        let net = self.prefix;
+        let edge =
+            net.prefix_len() < 31 && (address == net.network() || address == net.broadcast());
+        net.contains(&address) && !edge && address != self.gateway
+    }
+}
+
+fn subnet(network: &Network, subnet: &Subnet4) -> Option<Subnet> {
+    let dhcp = subnet.dhcp.as_ref()?;
+    let range = |r: &crate::types::Range4| (IpAddr::V4(r.start()), IpAddr::V4(r.end()));
+    let mut options = defaults(network, subnet);
+    options.extend(by_code(&dhcp.options));
+    Some(Subnet {
+        prefix: subnet.prefix(),
+        gateway: subnet.gateway(),
+        ranges: dhcp.ranges.iter().map(range).collect(),
+        hosts: dhcp.hosts.clone(),
+        lease_time: dhcp.lease_time,
+        options,
+    })
+}
+
+/// What follows from the network itself, unless the document says otherwise.
+fn defaults(network: &Network, subnet: &Subnet4) -> BTreeMap<u8, Vec<u8>> {
+    let gateway = subnet.gateway().octets().to_vec();
+    let net = subnet.address;
+    let mut options = BTreeMap::from([
+        (code::SUBNET_MASK, net.netmask().octets().to_vec()),
+        (code::BROADCAST, net.broadcast().octets().to_vec()),
+    ]);
+    // A router that forwards nothing would take the guest's way out through another network away.
+    if !matches!(network.forward, Forward::Isolated) {
+        options.insert(code::ROUTER, gateway.clone());
+    }
+    if network.dns.enabled && network.host_access != HostAccess::None {
+        options.insert(code::DNS, gateway);
+    }
+    if let Some(domain) = &network.domain {
+        options.insert(code::DOMAIN, domain.as_str().as_bytes().to_vec());
+    }
+    if let Some(mtu) = network.bridge.mtu {
+        options.insert(code::MTU, mtu.get().to_be_bytes().to_vec());
+    }
+    options
+}
+
+/// Options of a document, those with the same code joined.
+fn by_code(options: &[DhcpOption]) -> BTreeMap<u8, Vec<u8>> {
+    let mut map = BTreeMap::<u8, Vec<u8>>::new();
+    for option in options {
+        map.entry(option.code)
+            .or_default()
+            .extend_from_slice(&option.data);
+    }
+    map
+}

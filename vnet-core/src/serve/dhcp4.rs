@@ -1,0 +1,238 @@
+//! DHCPv4 of one network: its server and its sockets. Frames in, what is to be sent and committed out.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::leases::Turn;
+use super::packet::{Inbox, PacketSocket, deafen, index_of};
+use crate::dhcp::v4::{Datagram, Message, Reason, Reply, Scope, Sender, Server, Verdict};
+use crate::dhcp::v4::{arp_answer, arp_probe, frame};
+use crate::lease::{LeaseRecord, Time};
+use crate::types::{IfName, Mac, NetworkName};
+
+/// Batches read from one network before the others have their turn (and what was read is committed).
+const BATCHES: usize = 8;
+
+/// DHCPv4 of one network.
+#[derive(Debug)]
+pub(super) struct Dhcp4 {
+    pub(super) server: Server,
+    bridge: Option<IfName>,
+    link: Option<Link>,
+}
+
+/// The sockets on its bridge.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) dhcp: PacketSocket,
+    pub(super) arp: PacketSocket,
+    /// Ports 67 of our addresses, held so that the kernel does not answer "port unreachable" to unicast requests.
+    ports: Vec<UdpSocket>,
+    /// A socket said that its interface is down or gone.
+    doubtful: bool,
+}
+
+impl Dhcp4 {
+    pub(super) fn new(network: NetworkName, records: Vec<LeaseRecord>, now: Time) -> Self {
+        Self {
+            server: Server::new(Scope::silent(network), records, now),
+            bridge: None,
+            link: None,
+        }
+    }
+
+    pub(super) fn configure(&mut self, scope: Scope, bridge: IfName) {
+        self.server.configure(scope);
+        self.bridge = Some(bridge);
+    }
+
+    /// Stops serving. What is known stays, for the ports that come before the next start.
+    pub(super) fn silence(&mut self) {
+        self.bridge = None;
+        self.link = None;
+    }
+
+    /// Opens what should be open: `Ok(true)` if there are new sockets. A bridge that is not there (yet, or just now)
+    /// is no error: whoever makes it need not wait for us, and we look again.
+    pub(super) fn open(&mut self) -> io::Result<bool> {
+        let Some(bridge) = &self.bridge else {
+            return Ok(false);
+        };
+        let index = match index_of(bridge) {
+            Ok(index) => index,
+            Err(e) if is_missing(&e) => {
+                self.link = None;
+                return Ok(false);
+            }
+            Err(e) => return Err(e),
+        };
+        let is_new = self.link.as_ref().is_none_or(|l| l.dhcp.index() != index);
+        if is_new {
+            self.link = None;
+            self.link = Some(Link {
+                dhcp: PacketSocket::dhcp(bridge)?,
+                arp: PacketSocket::arp(bridge)?,
+                ports: Vec::new(),
+                doubtful: false,
+            });
+        }
+        if let Some(link) = &mut self.link {
+            let gateways = self.server.scope().subnets.iter().map(|s| s.gateway);
+            link.doubtful = false;
+            link.hold_ports(gateways.collect());
+        }
+        Ok(is_new)
+    }
+
+    pub(super) const fn link(&self) -> Option<&Link> {
+        self.link.as_ref()
+    }
+
+    /// Whether a bridge that should be there is not, or may have been made anew.
+    pub(super) fn should_look_again(&self) -> bool {
+        self.bridge.is_some() && self.link.as_ref().is_none_or(|link| link.doubtful)
+    }
+
+    /// Reads what waits, and puts what follows into the turn. What more there is waits for the next one.
+    pub(super) fn read(&mut self, now: Time, inbox: &mut Inbox, turn: &mut Turn) {
+        let Some(link) = &mut self.link else {
+            return;
+        };
+        let ours = link.dhcp.mac();
+        let mut at_once = Vec::new();
+        for _ in 0..BATCHES {
+            match link.dhcp.receive(inbox) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => {
+                    link.doubtful = true;
+                    break;
+                }
+            }
+            for (bytes, checked) in inbox.frames() {
+                let Some(datagram) = Datagram::parse(bytes, checked) else {
+                    self.server.count_ignored(Reason::Malformed);
+                    continue;
+                };
+                one(&mut self.server, now, &datagram, ours, &mut at_once, turn);
+            }
+        }
+        link.dhcp.send(&at_once);
+    }
+
+    /// Reads answers to our ARP questions.
+    pub(super) fn read_arp(&mut self, now: Time, inbox: &mut Inbox, turn: &mut Turn) {
+        let Some(link) = &self.link else {
+            return;
+        };
+        while matches!(link.arp.receive(inbox), Ok(1..)) {
+            for (bytes, _) in inbox.frames() {
+                let Some((address, mac)) = arp_answer(bytes) else {
+                    continue;
+                };
+                let verdict = self.server.conflict(now, address, mac);
+                if let Verdict::Commit {
+                    records, events, ..
+                } = verdict
+                {
+                    turn.promise(records, events, None);
+                }
+            }
+        }
+    }
+
+    pub(super) fn expire(&mut self, now: Time, turn: &mut Turn) {
+        self.server.expire(now);
+        turn.events.extend(self.server.take_ended());
+    }
+}
+
+impl Link {
+    fn hold_ports(&mut self, gateways: Vec<Ipv4Addr>) {
+        let held = |socket: &UdpSocket| match socket.local_addr() {
+            Ok(address) => Some(address.ip()),
+            Err(_) => None,
+        };
+        self.ports
+            .retain(|s| held(s).is_some_and(|ip| gateways.iter().any(|g| IpAddr::V4(*g) == ip)));
+        for gateway in gateways {
+            let known = self.ports.iter().any(|s| held(s) == Some(gateway.into()));
+            if known {
+                continue;
+            }
+            match hold(gateway) {
+                Ok(socket) => self.ports.push(socket),
+                // Frames come in all the same: the worst is a port-unreachable that clients ignore.
+                Err(e) => tracing::debug!(%gateway, error = %e, "port 67 is somebody else's"),
+            }
+        }
+    }
+}
+
+/// A UDP socket that owns a port and hears nothing.
+fn hold(gateway: Ipv4Addr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    deafen(&socket.as_fd())?;
+    socket.set_reuse_address(true)?;
+    socket.set_freebind_v4(true)?;
+    socket.bind(&SocketAddr::from((gateway, 67)).into())?;
+    Ok(socket.into())
+}
+
+/// One datagram: what may go at once goes to `at_once`, what waits for the disk into the turn.
+fn one(
+    server: &mut Server,
+    now: Time,
+    datagram: &Datagram<'_>,
+    ours: Mac,
+    at_once: &mut Vec<Vec<u8>>,
+    turn: &mut Turn,
+) {
+    let message = match Message::parse(datagram.payload) {
+        Ok(message) => message,
+        Err(why) => {
+            tracing::trace!(?why, "not a DHCP message");
+            return server.count_ignored(Reason::Malformed);
+        }
+    };
+    let via = datagram.from.mac.unwrap_or(Mac::BROADCAST);
+    let packed = |reply: &Reply| frame(reply, ours, via);
+    let verdict = server.handle(now, &datagram.from, &message);
+    trace(&message, &datagram.from, &verdict);
+    match verdict {
+        Verdict::Ignore(_) => {}
+        Verdict::Reply(reply) => at_once.push(packed(&reply)),
+        Verdict::Probe { address, then } => {
+            at_once.push(arp_probe(address, ours));
+            at_once.push(packed(&then));
+        }
+        Verdict::Commit {
+            records,
+            events,
+            then,
+        } => turn.promise(records, events, then.as_ref().map(packed)),
+    }
+}
+
+fn trace(message: &Message<'_>, from: &Sender, verdict: &Verdict) {
+    if !tracing::enabled!(tracing::Level::TRACE) {
+        return;
+    }
+    let what = match verdict {
+        Verdict::Ignore(reason) => reason.word(),
+        Verdict::Reply(reply) | Verdict::Probe { then: reply, .. } => reply.kind.word(),
+        Verdict::Commit {
+            then: Some(reply), ..
+        } => reply.kind.word(),
+        Verdict::Commit { then: None, .. } => "commit",
+    };
+    let source = from.mac.map(|m| m.to_string());
+    tracing::trace!(kind = message.kind.word(), xid = message.xid, source, what);
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))
+}

@@ -1,0 +1,430 @@
+//! The thread that owns every lease book and every DHCP socket.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use rustix::event::{Timespec, epoll};
+use rustix::fd::OwnedFd;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::broadcast;
+
+use super::{Command, Lease, LeaseEvent, Stats, Turn, Wanted};
+use crate::lease::{Change, LeaseRecord, Time};
+use crate::serve::dhcp4::Dhcp4;
+use crate::serve::packet::Inbox;
+use crate::store::{Op, Store};
+use crate::types::NetworkName;
+
+/// How often bridges that should be there, and a disk that was full, are looked at again.
+const RETRY_MILLIS: u64 = 1000;
+/// Epoll's name for the bell; networks have two each, from 2 up.
+const BELL: u64 = 0;
+
+pub(super) struct Worker {
+    store: Store,
+    commands: Receiver<Command>,
+    bell: Arc<OwnedFd>,
+    events: broadcast::Sender<LeaseEvent>,
+    epoll: OwnedFd,
+    clock: Clock,
+    networks: BTreeMap<NetworkName, Network>,
+    by_number: BTreeMap<u64, NetworkName>,
+    last_number: u64,
+    inbox: Inbox,
+    /// What the disk refused: written with the next turn, before anything else.
+    owed: Owed,
+    look_again: Time,
+}
+
+struct Network {
+    dhcp4: Dhcp4,
+    /// Epoll's name for its DHCP socket; the ARP socket's is one more.
+    number: u64,
+}
+
+#[derive(Default)]
+struct Owed {
+    ops: Vec<Op>,
+    events: Vec<LeaseEvent>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        store: Store,
+        records: Vec<LeaseRecord>,
+        commands: Receiver<Command>,
+        bell: Arc<OwnedFd>,
+        events: broadcast::Sender<LeaseEvent>,
+    ) -> std::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = epoll::EventData::new_u64(BELL);
+        epoll::add(&epoll, &*bell, wake, epoll::EventFlags::IN)?;
+        raise_file_limit();
+        let mut worker = Self {
+            store,
+            commands,
+            bell,
+            events,
+            epoll,
+            clock: Clock::start(),
+            networks: BTreeMap::new(),
+            by_number: BTreeMap::new(),
+            last_number: 0,
+            inbox: Inbox::new(),
+            owed: Owed::default(),
+            look_again: Time::NEVER,
+        };
+        let mut by_network = BTreeMap::<NetworkName, Vec<LeaseRecord>>::new();
+        for record in records {
+            by_network
+                .entry(record.network.clone())
+                .or_default()
+                .push(record);
+        }
+        for (name, records) in by_network {
+            worker.enter(name, records);
+        }
+        Ok(worker)
+    }
+
+    pub(super) fn run(mut self) {
+        let mut ready = Vec::with_capacity(256);
+        loop {
+            let timeout = self.timeout();
+            ready.clear();
+            let buffer = rustix::buffer::spare_capacity(&mut ready);
+            // Interrupted: nothing is ready, and the loop comes round again.
+            let _ = epoll::wait(&self.epoll, buffer, timeout.as_ref());
+            let numbers: BTreeSet<u64> = ready
+                .iter()
+                .map(|event: &epoll::Event| event.data.u64())
+                .collect();
+            if self.turn(&numbers).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One turn: commands, answers of ARP, messages, timers, the commit, and then what waited for it. `None` when
+    /// the last handle is gone.
+    fn turn(&mut self, ready: &BTreeSet<u64>) -> Option<()> {
+        let now = self.clock.now();
+        let mut turn = Turn::default();
+        if ready.contains(&BELL) {
+            self.heard();
+            self.obey(now, &mut turn)?;
+        }
+        // ARP answers first: they may turn a REQUEST of the same turn into a NAK.
+        for number in ready.iter().filter(|n| **n != BELL && **n % 2 == 1) {
+            let name = self.numbered(number - 1);
+            if let Some(network) = name.and_then(|n| self.networks.get_mut(&n)) {
+                network.dhcp4.read_arp(now, &mut self.inbox, &mut turn);
+            }
+        }
+        let mut frames = Vec::new();
+        for number in ready.iter().filter(|n| **n != BELL && **n % 2 == 0) {
+            let Some(name) = self.numbered(*number) else {
+                continue;
+            };
+            if let Some(network) = self.networks.get_mut(&name) {
+                network.dhcp4.read(now, &mut self.inbox, &mut turn);
+                if network.dhcp4.should_look_again() {
+                    self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
+                }
+                frames.push((name, std::mem::take(&mut turn.frames)));
+            }
+        }
+        self.timers(now, &mut turn);
+        self.finish(now, turn, frames);
+        Some(())
+    }
+
+    /// Puts the turn on disk, and then, only then, lets the world know.
+    fn finish(&mut self, now: Time, turn: Turn, frames: Vec<(NetworkName, Vec<Vec<u8>>)>) {
+        self.owed.ops.extend(turn.ops);
+        self.owed.events.extend(turn.events);
+        match self.store.commit(&self.owed.ops) {
+            Ok(()) => {
+                self.owed.ops.clear();
+                for (name, frames) in frames {
+                    let network = self.networks.get(&name);
+                    if let Some(link) = network.and_then(|n| n.dhcp4.link()) {
+                        link.dhcp.send(&frames);
+                    }
+                }
+                for event in self.owed.events.drain(..) {
+                    // Nobody may be listening.
+                    let _ = self.events.send(event);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "leases cannot be written: nobody is told about them");
+                self.owed.forget_doubles();
+                self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
+            }
+        }
+        for answer in turn.answers {
+            answer();
+        }
+    }
+
+    fn timers(&mut self, now: Time, turn: &mut Turn) {
+        for network in self.networks.values_mut() {
+            if network
+                .dhcp4
+                .server
+                .next_due()
+                .is_some_and(|due| due <= now)
+            {
+                network.dhcp4.expire(now, turn);
+            }
+        }
+        if self.look_again <= now {
+            self.look_again = Time::NEVER;
+            let names: Vec<NetworkName> = self.networks.keys().cloned().collect();
+            for name in names {
+                if let Err(error) = self.open(now, &name) {
+                    tracing::warn!(network = %name, %error, "no DHCP");
+                }
+            }
+        }
+    }
+
+    /// Until when nothing happens unless somebody writes.
+    fn timeout(&self) -> Option<Timespec> {
+        let due = self
+            .networks
+            .values()
+            .filter_map(|n| n.dhcp4.server.next_due());
+        let next = due.chain([self.look_again]).min()?;
+        if next == Time::NEVER {
+            return None;
+        }
+        let wait = next.0.saturating_sub(self.clock.now().0);
+        Some(Timespec {
+            tv_sec: i64::try_from(wait / 1000).unwrap_or(i64::MAX),
+            // At least a millisecond, or an event that is due within it would spin.
+            tv_nsec: i64::try_from((wait % 1000).max(1) * 1_000_000).unwrap_or(0),
+        })
+    }
+
+    /// Does what the handles ask. `None` when there is none any more.
+    fn obey(&mut self, now: Time, turn: &mut Turn) -> Option<()> {
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.command(now, command, turn),
+                Err(TryRecvError::Empty) => return Some(()),
+                Err(TryRecvError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn command(&mut self, now: Time, command: Command, turn: &mut Turn) {
+        match command {
+            Command::Configure(wanted, answer) => {
+                let failed = self.configure(now, wanted);
+                turn.answer(answer, failed);
+            }
+            Command::Reserve {
+                network,
+                mac,
+                wanted,
+                name,
+                answer,
+            } => {
+                let server = &mut self.network(network).dhcp4.server;
+                let found = server.reserve(now, mac, wanted, name.as_ref());
+                turn.answer(answer, found);
+            }
+            Command::List(answer) => {
+                let held = self.held(now);
+                turn.answer(answer, held);
+            }
+            Command::Release(network, address, answer) => {
+                let server = self.networks.get_mut(&network).map(|n| &mut n.dhcp4.server);
+                if let (Some(server), IpAddr::V4(address)) = (server, address) {
+                    let (records, events) = server.release(now, address);
+                    turn.promise(records, events, None);
+                }
+                turn.answer(answer, ());
+            }
+            Command::Forget(network, mac, answer) => {
+                if let Some(network) = self.networks.get_mut(&network) {
+                    let (records, events) = network.dhcp4.server.forget(now, mac);
+                    turn.promise(records, events, None);
+                }
+                turn.answer(answer, ());
+            }
+            Command::DropNetwork(name, answer) => {
+                if let Some(network) = self.networks.remove(&name) {
+                    self.by_number.remove(&network.number);
+                    let book = network.dhcp4.server.book();
+                    let gone = book
+                        .records()
+                        .map(|r| Change::Delete(name.clone(), r.address));
+                    turn.promise(gone.collect(), Vec::new(), None);
+                }
+                turn.answer(answer, ());
+            }
+            Command::Stats(answer) => {
+                let stats = self
+                    .networks
+                    .iter()
+                    .map(|(name, n)| stats(name, n))
+                    .collect();
+                turn.answer(answer, stats);
+            }
+        }
+    }
+
+    fn configure(&mut self, now: Time, wanted: Vec<Wanted>) -> Vec<(NetworkName, String)> {
+        let mut failed = Vec::new();
+        for (name, scope, bridge) in wanted {
+            let Some(scope) = scope else {
+                if let Some(network) = self.networks.get_mut(&name) {
+                    network.dhcp4.silence();
+                }
+                continue;
+            };
+            self.network(name.clone()).dhcp4.configure(scope, bridge);
+            if let Err(error) = self.open(now, &name) {
+                failed.push((name, error.to_string()));
+            }
+        }
+        failed
+    }
+
+    /// Opens a network's sockets if it has none and its bridge is there; looks again later if it is not.
+    fn open(&mut self, now: Time, name: &NetworkName) -> std::io::Result<()> {
+        let Some(network) = self.networks.get_mut(name) else {
+            return Ok(());
+        };
+        let opened = network.dhcp4.open();
+        if let (Ok(true), Some(link)) = (&opened, network.dhcp4.link()) {
+            let number = network.number;
+            let watch = |fd: BorrowedFd<'_>, number| {
+                let data = epoll::EventData::new_u64(number);
+                epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
+            };
+            watch(link.dhcp.as_fd(), number)?;
+            watch(link.arp.as_fd(), number + 1)?;
+        }
+        if network.dhcp4.should_look_again() {
+            self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
+        }
+        opened.map(drop)
+    }
+
+    fn network(&mut self, name: NetworkName) -> &mut Network {
+        if !self.networks.contains_key(&name) {
+            self.enter(name.clone(), Vec::new());
+        }
+        self.networks
+            .entry(name.clone())
+            .or_insert_with(|| Network {
+                dhcp4: Dhcp4::new(name, Vec::new(), Time::default()),
+                number: 0,
+            })
+    }
+
+    fn enter(&mut self, name: NetworkName, records: Vec<LeaseRecord>) {
+        self.last_number += 2;
+        let number = self.last_number;
+        let dhcp4 = Dhcp4::new(name.clone(), records, self.clock.now());
+        self.by_number.insert(number, name.clone());
+        self.networks.insert(name, Network { dhcp4, number });
+    }
+
+    fn numbered(&self, number: u64) -> Option<NetworkName> {
+        self.by_number.get(&number).cloned()
+    }
+
+    fn held(&mut self, now: Time) -> Vec<Lease> {
+        let mut held = Vec::new();
+        for network in self.networks.values_mut() {
+            let records = network.dhcp4.server.book().records();
+            held.extend(records.filter(|r| r.is_held(now)).cloned());
+        }
+        held
+    }
+
+    fn heard(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&*self.bell, &mut count);
+    }
+}
+
+impl Owed {
+    /// Only the last word on each address counts: a disk that stays full costs no more memory than the pools.
+    fn forget_doubles(&mut self) {
+        let mut seen = BTreeSet::new();
+        let mut kept: Vec<Op> = Vec::new();
+        for op in self.ops.drain(..).rev() {
+            let key = match &op {
+                Op::PutLease(record) => (record.network.clone(), record.address),
+                Op::DeleteLease { network, address } => (network.clone(), *address),
+                Op::PutDocument { .. } | Op::DeleteDocument { .. } => continue,
+            };
+            if seen.insert(key) {
+                kept.push(op);
+            }
+        }
+        kept.reverse();
+        self.ops = kept;
+        let most = self.ops.len().max(1024);
+        let surplus = self.events.len().saturating_sub(most);
+        self.events.drain(..surplus);
+    }
+}
+
+fn stats(name: &NetworkName, network: &Network) -> Stats {
+    let server = &network.dhcp4.server;
+    let pools = server.book().pools();
+    Stats {
+        network: name.clone(),
+        counters: server.counters().clone(),
+        tally: server.book().tally(),
+        pool_total: pools.iter().map(crate::lease::Pool::total).sum(),
+        pool_busy: pools.iter().map(crate::lease::Pool::busy).sum(),
+    }
+}
+
+/// The wall clock when we began and the time that passed since, suspension included: a step of the wall clock ends
+/// no lease.
+struct Clock {
+    began: Time,
+    since: u64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            began: Time(millis(ClockId::Realtime)),
+            since: millis(ClockId::Boottime),
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.began
+            .plus_millis(millis(ClockId::Boottime).saturating_sub(self.since))
+    }
+}
+
+fn millis(clock: ClockId) -> u64 {
+    let at = clock_gettime(clock);
+    let seconds = u64::try_from(at.tv_sec).unwrap_or(0);
+    seconds * 1000 + u64::try_from(at.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
+/// Three descriptors a network: a thousand networks need more than the usual soft limit.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
