@@ -188,10 +188,10 @@ mod tests {
             let damaged = |at: usize| {
                 let mut bytes = bytes.clone();
                 bytes[at] ^= 0x10;
-                Datagram::parse(&bytes, false)
+                Datagram::parse(&bytes, false).is_some()
             };
-            assert_eq!(damaged(ETHERNET + 8), None, "IP header");
-            assert_eq!(damaged(bytes.len() - 1), None, "payload");
+            assert!(!damaged(ETHERNET + 8), "IP header");
+            assert!(!damaged(bytes.len() - 1), "payload");
         }
     }
 
