@@ -349,7 +349,9 @@ fn tap_options(infos: &[InfoTun]) -> Option<TapOptions> {
         let mut value = vec![0; attribute.value_len()];
         attribute.emit_value(&mut value);
         match (attribute.kind(), value.as_slice()) {
-            (OWNER, &[a, b, c, d]) => options.owner = Some(u32::from_ne_bytes([a, b, c, d])),
+            (OWNER, &[a, b, c, d]) => {
+                options.owner = Some(u32::from_ne_bytes([a, b, c, d])).filter(|uid| *uid != 0);
+            }
             (TYPE, &[kind]) => tap = kind == TAP,
             (MULTI_QUEUE, &[on]) => options.multi_queue = on != 0,
             _ => {}

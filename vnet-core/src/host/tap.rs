@@ -61,7 +61,9 @@ impl NewTap {
             file,
             name: name.clone(),
         };
-        new.set_owner(options.owner)?;
+        if let Some(uid) = options.owner {
+            new.set_owner(uid)?;
+        }
         Ok(new)
     }
 
@@ -73,8 +75,7 @@ impl NewTap {
         integer_ioctl(&self.file, libc::TUNSETPERSIST, 1).map_err(|e| explain(&self.name, e))
     }
 
-    fn set_owner(&self, owner: Option<u32>) -> Result<(), TapError> {
-        let uid = owner.unwrap_or(u32::MAX);
+    fn set_owner(&self, uid: u32) -> Result<(), TapError> {
         integer_ioctl(&self.file, libc::TUNSETOWNER, libc::c_ulong::from(uid))
             .map_err(|e| explain(&self.name, e))
     }
@@ -99,11 +100,11 @@ pub fn open(
     Ok(files)
 }
 
-/// Lets another user open a tap that is there.
+/// Lets another user open a tap that is there. The kernel cannot take an owner away: then it is root, who may anyway.
 pub(super) fn set_owner(name: &IfName, options: TapOptions) -> Result<(), TapError> {
     let file = attach(name, options.multi_queue, 0)?;
     let name = name.clone();
-    NewTap { file, name }.set_owner(options.owner)
+    NewTap { file, name }.set_owner(options.owner.unwrap_or(0))
 }
 
 fn probe(name: &IfName) -> Result<OwnedFd, TapError> {

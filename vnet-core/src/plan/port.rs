@@ -41,7 +41,7 @@ pub(super) fn add(state: &mut HostState, world: &World, port: &Port) {
 fn tap(mark: Mark, multi_queue: bool, owner: Option<Owner>, master: Option<&IfName>) -> Link {
     let options = TapOptions {
         multi_queue,
-        owner: owner.map(|o| o.uid),
+        owner: owner.map(|o| o.uid).filter(|uid| *uid != 0),
     };
     Link {
         mark: Some(mark),

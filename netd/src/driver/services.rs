@@ -1,0 +1,201 @@
+//! What DHCP and DNS are told, and what they tell.
+//!
+//! They are told only what changed: each network's scope and zone are functions of the world, and the last ones told
+//! are kept. A service that cannot serve a network does not stop it: that becomes a warning, with what to do.
+
+use std::net::IpAddr;
+
+use tokio::sync::broadcast::error::RecvError;
+use vnet_core::dhcp::v4::Scope;
+use vnet_core::dns::{Change, NameChange, Zone};
+use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind};
+use vnet_core::types::NetworkName;
+
+use super::Driver;
+
+/// What a network's services were told last.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Told {
+    scope: Option<Scope>,
+    zone: Option<Zone>,
+    running: bool,
+}
+
+impl Driver {
+    /// Tells the services of these networks what the world says now.
+    pub(super) async fn tell_services(&mut self, networks: &[NetworkName]) {
+        let (mut scopes, mut zones) = (Vec::new(), Vec::new());
+        for name in networks {
+            let now = self.should_tell(name);
+            let before = self.told.get(name).cloned().unwrap_or_default();
+            let Some(bridge) = self.world.networks.get(name).map(|n| n.bridge.name.clone()) else {
+                continue;
+            };
+            if now.scope != before.scope || now.running != before.running {
+                scopes.push((name.clone(), now.scope.clone(), bridge.clone()));
+            }
+            if now.zone != before.zone || now.running != before.running {
+                zones.push((name.clone(), now.zone.clone(), bridge));
+            }
+            self.told.insert(name.clone(), now);
+        }
+        self.configure(scopes, zones).await;
+    }
+
+    fn should_tell(&self, name: &NetworkName) -> Told {
+        if !self.world.active.contains(name) {
+            return Told::default();
+        }
+        Told {
+            scope: Scope::of(&self.world, name),
+            zone: Zone::of(&self.world, name),
+            running: true,
+        }
+    }
+
+    async fn configure(
+        &mut self,
+        scopes: Vec<(NetworkName, Option<Scope>, vnet_core::types::IfName)>,
+        zones: Vec<(NetworkName, Option<Zone>, vnet_core::types::IfName)>,
+    ) {
+        let touched: Vec<NetworkName> = scopes
+            .iter()
+            .map(|s| &s.0)
+            .chain(zones.iter().map(|z| &z.0))
+            .cloned()
+            .collect();
+        let fresh: Vec<NetworkName> = zones
+            .iter()
+            .filter(|z| z.1.is_some())
+            .map(|z| z.0.clone())
+            .collect();
+        for name in &touched {
+            self.warnings.remove(name);
+        }
+        let mut failed = Vec::new();
+        if !scopes.is_empty() {
+            failed.extend(
+                self.tools
+                    .leases
+                    .configure(scopes)
+                    .await
+                    .into_iter()
+                    .map(|(n, e)| (n, format!("no DHCP: {e}"))),
+            );
+        }
+        if !zones.is_empty() {
+            failed.extend(
+                self.tools
+                    .dns
+                    .configure(zones)
+                    .await
+                    .into_iter()
+                    .map(|(n, e)| (n, format!("no DNS: {e}"))),
+            );
+        }
+        for (name, text) in failed {
+            self.events
+                .emit("service.failed", Some(name.as_str()), text.clone());
+            self.warnings.entry(name).or_default().push(text);
+        }
+        self.teach_names(&fresh).await;
+    }
+
+    /// Gives DNS the names of leases that were there before it was (re)configured.
+    async fn teach_names(&self, networks: &[NetworkName]) {
+        if networks.is_empty() {
+            return;
+        }
+        for lease in self.tools.leases.list().await {
+            if networks.contains(&lease.network) {
+                self.name(&lease, Change::Added);
+            }
+        }
+    }
+
+    fn name(&self, lease: &Lease, change: Change) {
+        let Some(name) = lease.hostname.clone() else {
+            return;
+        };
+        let news = NameChange {
+            name,
+            address: lease.address,
+            change,
+        };
+        self.tools.dns.names(lease.network.clone(), vec![news]);
+    }
+
+    /// Ends the services of networks that are about to stop.
+    pub(super) async fn silence_services(&mut self, networks: &[NetworkName]) {
+        let bridge = |name: &NetworkName| Some(self.world.networks.get(name)?.bridge.name.clone());
+        let known: Vec<_> = networks
+            .iter()
+            .filter_map(|name| Some((name.clone(), bridge(name)?)))
+            .collect();
+        for name in networks {
+            self.told.remove(name);
+        }
+        let scopes = known
+            .iter()
+            .map(|(name, bridge)| (name.clone(), None, bridge.clone()))
+            .collect();
+        let zones = known
+            .into_iter()
+            .map(|(name, bridge)| (name, None, bridge))
+            .collect();
+        self.configure(scopes, zones).await;
+    }
+
+    /// What the DHCP service tells.
+    pub(super) async fn lease_event(&mut self, event: Result<LeaseEvent, RecvError>) {
+        match event {
+            Ok(event) => self.one_lease_event(&event),
+            // Names may have been missed: teach all of them again.
+            Err(RecvError::Lagged(_)) => {
+                let all: Vec<NetworkName> = self.world.active.iter().cloned().collect();
+                self.teach_names(&all).await;
+            }
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+
+    fn one_lease_event(&self, event: &LeaseEvent) {
+        let lease = &event.lease;
+        let who = lease.hostname.as_ref().map_or_else(
+            || {
+                lease
+                    .mac
+                    .map_or_else(|| "a guest".to_owned(), |m| m.to_string())
+            },
+            ToString::to_string,
+        );
+        let address: IpAddr = lease.address;
+        let (kind, text, named) = match event.kind {
+            LeaseKind::Granted => (
+                "lease.granted",
+                format!("{who} has {address}"),
+                Some(Change::Added),
+            ),
+            LeaseKind::Renewed => ("lease.renewed", format!("{who} keeps {address}"), None),
+            LeaseKind::Released => (
+                "lease.released",
+                format!("{who} gave {address} back"),
+                Some(Change::Removed),
+            ),
+            LeaseKind::Expired => (
+                "lease.expired",
+                format!("the lease of {who} for {address} ended"),
+                Some(Change::Removed),
+            ),
+            LeaseKind::Declined => (
+                "lease.declined",
+                format!("{who} found {address} in use by somebody else"),
+                Some(Change::Removed),
+            ),
+        };
+        if let Some(change) = named {
+            self.name(lease, change);
+        }
+        self.events.emit(kind, Some(lease.network.as_str()), text);
+    }
+}

@@ -1,0 +1,219 @@
+//! The world as it is shown.
+
+use std::net::IpAddr;
+
+use vnet_core::config::native::NetworkDoc;
+use vnet_core::lease::Time;
+use vnet_core::model::{Network, Port, PortKind};
+use vnet_core::serve::leases::Lease;
+use vnet_core::types::NetworkName;
+
+use super::{Driver, Refusal};
+use crate::wire::{LeaseView, NetworkView, Outcome, PortView, Status};
+
+impl Driver {
+    pub(super) async fn status(&self) -> Status {
+        let warnings = self
+            .warnings
+            .iter()
+            .flat_map(|(name, all)| all.iter().map(move |w| format!("network {name}: {w}")));
+        let warnings: Vec<String> = warnings.collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.started.elapsed().as_secs(),
+            networks_running: self.world.active.len(),
+            networks: self.world.networks.len(),
+            ports: self.world.ports.len(),
+            leases: self.tools.leases.list().await.len(),
+            repairs: self.repairs,
+            warnings,
+        }
+    }
+
+    pub(super) async fn show_networks(&self) -> Vec<NetworkView> {
+        let leases = self.tools.leases.list().await;
+        self.world
+            .networks
+            .values()
+            .map(|n| self.network_view(n, &leases))
+            .collect()
+    }
+
+    pub(super) async fn show_network(&self, name: &NetworkName) -> Result<NetworkView, Refusal> {
+        let network = self.world.networks.get(name).ok_or_else(|| {
+            Refusal::NotFound(format!(
+                "network `{name}` does not exist: `vnet network list` shows those that do"
+            ))
+        })?;
+        Ok(self.network_view(network, &self.tools.leases.list().await))
+    }
+
+    fn network_view(&self, network: &Network, leases: &[Lease]) -> NetworkView {
+        let v4 = network.subnets4.iter().map(|s| s.address.to_string());
+        let v6 = network.subnets6.iter().map(|s| s.address.to_string());
+        NetworkView {
+            name: network.name.to_string(),
+            uuid: network.uuid.to_string(),
+            running: self.world.active.contains(&network.name),
+            autostart: network.autostart,
+            mode: network.forward.kind().word().to_owned(),
+            bridge: network.bridge.name.to_string(),
+            addresses: v4.chain(v6).collect(),
+            domain: network.domain.as_ref().map(ToString::to_string),
+            ports: self.world.ports_of(&network.name).count(),
+            leases: leases.iter().filter(|l| l.network == network.name).count(),
+            warnings: self
+                .warnings
+                .get(&network.name)
+                .cloned()
+                .unwrap_or_default(),
+            document: NetworkDoc::of(network),
+        }
+    }
+
+    pub(super) async fn show_leases(&self, of: Option<&str>) -> Vec<LeaseView> {
+        let all = self.tools.leases.list().await;
+        let mut mine: Vec<LeaseView> = all
+            .iter()
+            .filter(|l| of.is_none_or(|of| l.network.as_str() == of))
+            .map(lease_view)
+            .collect();
+        mine.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
+        mine
+    }
+
+    pub(super) async fn release(
+        &mut self,
+        network: &NetworkName,
+        address: IpAddr,
+    ) -> Result<Outcome, Refusal> {
+        let held = self.tools.leases.list().await;
+        if !held
+            .iter()
+            .any(|l| l.network == *network && l.address == address)
+        {
+            return Err(Refusal::NotFound(format!(
+                "nobody has a lease for {address} on `{network}`: `vnet lease list` shows who has"
+            )));
+        }
+        self.tools.leases.release(network.clone(), address).await;
+        Ok(Outcome {
+            changed: vec![address.to_string()],
+            notes: Vec::new(),
+        })
+    }
+
+    pub(super) fn port_view(&self, port: &Port) -> PortView {
+        let network = port
+            .key
+            .home
+            .network()
+            .and_then(|n| self.world.networks.get(n));
+        let domain = network.and_then(|n| n.domain.as_ref());
+        let dns_name = network.filter(|n| n.owns_bridge()).map(|_| match domain {
+            Some(domain) => format!("{}.{domain}", port.key.name),
+            None => port.key.name.to_string(),
+        });
+        let v4 = port.ipv4.iter().copied().map(IpAddr::V4);
+        let v6 = port.ipv6.iter().copied().map(IpAddr::V6);
+        let socket = self.vhost_socket(port);
+        PortView {
+            port: port.key.to_string(),
+            network: port.key.home.to_string(),
+            name: port.key.name.to_string(),
+            kind: port.kind.word().to_owned(),
+            interface: port.interface.to_string(),
+            mac: port.mac.to_string(),
+            addresses: v4.chain(v6).collect(),
+            dns_name,
+            guard: port.guard,
+            isolated: port.isolated,
+            live: port
+                .key
+                .home
+                .network()
+                .is_none_or(|n| self.world.active.contains(n)),
+            qemu: qemu(port, socket.as_deref()),
+            cloud_hypervisor: cloud_hypervisor(port, socket.as_deref()),
+            crosvm: crosvm(port, socket.as_deref()),
+            socket,
+        }
+    }
+}
+
+fn lease_view(lease: &Lease) -> LeaseView {
+    let hex = |id: &Vec<u8>| {
+        id.iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<Vec<_>>()
+            .join(":")
+    };
+    LeaseView {
+        network: lease.network.to_string(),
+        address: lease.address,
+        mac: lease.mac.map(|m| m.to_string()),
+        hostname: lease.hostname.as_ref().map(ToString::to_string),
+        client_id: lease.client_id.as_ref().map(hex),
+        expires: (lease.expires != Time::NEVER).then(|| lease.expires.secs()),
+    }
+}
+
+fn qemu(port: &Port, socket: Option<&str>) -> String {
+    let (name, mac, interface) = (&port.key.name, port.mac, &port.interface);
+    let queues = if port.queues > 1 {
+        format!(",queues={}", port.queues)
+    } else {
+        String::new()
+    };
+    let mq = if port.queues > 1 {
+        format!(",mq=on,vectors={}", 2 * port.queues + 2)
+    } else {
+        String::new()
+    };
+    let device = format!("-device virtio-net-pci,netdev={name},mac={mac}{mq}");
+    match (&port.kind, socket) {
+        (PortKind::Tap { .. }, _) => {
+            format!(
+                "-netdev tap,id={name},ifname={interface},script=no,downscript=no{queues} {device}"
+            )
+        }
+        (PortKind::TapFd { .. }, _) if port.queues > 1 => {
+            format!("-netdev tap,id={name},fds={{fds}} {device}")
+        }
+        (PortKind::TapFd { .. }, _) => format!("-netdev tap,id={name},fd={{fd}} {device}"),
+        (PortKind::VhostUser { .. }, Some(socket)) => format!(
+            "-chardev socket,id=c-{name},path={socket},reconnect=1 -netdev vhost-user,id={name},chardev=c-{name}{queues} {device} -object memory-backend-memfd,id=mem0,size=1G,share=on -numa node,memdev=mem0"
+        ),
+        (PortKind::VhostUser { .. } | PortKind::External, _) => String::new(),
+    }
+}
+
+fn cloud_hypervisor(port: &Port, socket: Option<&str>) -> String {
+    let (mac, interface) = (port.mac, &port.interface);
+    let queues = if port.queues > 1 {
+        format!(",num_queues={}", 2 * port.queues)
+    } else {
+        String::new()
+    };
+    match (&port.kind, socket) {
+        (PortKind::Tap { .. }, _) => format!("--net tap={interface},mac={mac}{queues}"),
+        (PortKind::TapFd { .. }, _) => format!("--net fd={{fd}},mac={mac}{queues}"),
+        (PortKind::VhostUser { .. }, Some(socket)) => {
+            format!(
+                "--memory size=1G,shared=on --net vhost_user=true,socket={socket},mac={mac}{queues}"
+            )
+        }
+        (PortKind::VhostUser { .. } | PortKind::External, _) => String::new(),
+    }
+}
+
+fn crosvm(port: &Port, socket: Option<&str>) -> String {
+    let (mac, interface) = (port.mac, &port.interface);
+    match (&port.kind, socket) {
+        (PortKind::Tap { .. }, _) => format!("--net tap-name={interface},mac={mac}"),
+        (PortKind::TapFd { .. }, _) => format!("--net tap-fd={{fd}},mac={mac}"),
+        (PortKind::VhostUser { .. }, Some(socket)) => format!("--vhost-user net,socket={socket}"),
+        (PortKind::VhostUser { .. } | PortKind::External, _) => String::new(),
+    }
+}

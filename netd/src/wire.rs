@@ -1,0 +1,278 @@
+//! What goes over the API's socket: requests and replies, shared by the daemon and `vnet`.
+//!
+//! Everything here is plain data with a stable JSON form; `docs/openapi.json` is generated from it.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use vnet_core::config::native::NetworkDoc;
+
+/// How the daemon is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime: u64,
+    /// Networks started.
+    pub networks_running: usize,
+    /// Networks defined.
+    pub networks: usize,
+    /// Ports.
+    pub ports: usize,
+    /// Leases that have not ended.
+    pub leases: usize,
+    /// Times that drift (somebody else changed our links or rules) was found and repaired.
+    pub repairs: u64,
+    /// What a person should look at, each with what to do.
+    pub warnings: Vec<String>,
+}
+
+/// A network and how it is.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NetworkView {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uuid: String,
+    /// Whether it is started.
+    pub running: bool,
+    /// Whether it starts with the daemon.
+    pub autostart: bool,
+    /// `nat`, `routed`, `isolated`, `open` or `bridge`.
+    pub mode: String,
+    /// Its bridge.
+    pub bridge: String,
+    /// Gateway addresses with their prefixes.
+    pub addresses: Vec<String>,
+    /// The DNS domain of its guests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// How many ports it has.
+    pub ports: usize,
+    /// How many leases it has.
+    pub leases: usize,
+    /// What does not work, and what to do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// The whole document, to be edited and applied again.
+    pub document: NetworkDoc,
+}
+
+/// Networks to make true.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// Each is created, or changed in place while it runs.
+    pub networks: Vec<NetworkDoc>,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Refuse networks that exist already.
+    #[serde(default)]
+    pub only_new: bool,
+    /// Start new networks (yes when left out).
+    #[serde(default = "yes")]
+    pub start: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What was done, or would be.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ApplyReply {
+    /// Network by network.
+    pub networks: Vec<Applied>,
+    /// The steps taken in the kernel, one line each (in order).
+    pub steps: Vec<String>,
+    /// What was chosen or could not be had, for the person who asked.
+    pub notes: Vec<String>,
+}
+
+/// What became of one network.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Applied {
+    /// Which.
+    pub name: String,
+    /// What.
+    pub action: Action,
+}
+
+/// What becomes of a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is new.
+    Created,
+    /// It was there and is different now.
+    Changed,
+    /// It was so already.
+    Unchanged,
+}
+
+/// What a command did, for the person who gave it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct Outcome {
+    /// What it was done to.
+    pub changed: Vec<String>,
+    /// What to know about it.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// A plug for a guest.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortRequest {
+    /// On this network...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// ...or on this bridge of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// Its name, which is also the guest's DNS name.
+    pub name: String,
+    /// `tap` (when left out), `tap-fd`, `external` or `vhost-user`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The guest's MAC; chosen when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The guest's addresses; the next free one of the first DHCP subnet when left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip: Vec<String>,
+    /// The user (name or number) that may open it without being root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The host's interface: which one (`external`), or how to name the tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Whether the guest is held to its MAC and addresses (yes when left out).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<bool>,
+    /// Whether it may not reach other isolated ports (the network's setting when left out).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolated: Option<bool>,
+    /// How many queues its tap can have (1 when left out, which is what every VMM opens).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+}
+
+/// A port, and how to plug a guest into it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PortView {
+    /// `default/web` or `bridge:br0/web`.
+    pub port: String,
+    /// Its network, or `bridge:NAME`.
+    pub network: String,
+    /// Its name.
+    pub name: String,
+    /// `tap`, `tap-fd`, `external` or `vhost-user`.
+    pub kind: String,
+    /// The host's interface.
+    pub interface: String,
+    /// The guest's MAC.
+    pub mac: String,
+    /// The addresses kept for the guest.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// The guest's DNS name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_name: Option<String>,
+    /// Whether the guest is held to its MAC and addresses.
+    pub guard: bool,
+    /// Whether it may not reach other isolated ports.
+    pub isolated: bool,
+    /// Whether it is in the kernel now (its network is started).
+    pub live: bool,
+    /// The vhost-user socket, for that kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+    /// Arguments for QEMU.
+    pub qemu: String,
+    /// Arguments for cloud-hypervisor.
+    pub cloud_hypervisor: String,
+    /// Arguments for crosvm.
+    pub crosvm: String,
+}
+
+/// A lease.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LeaseView {
+    /// On which network.
+    pub network: String,
+    /// Which address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Whose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The name the guest has in DNS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The client identifier, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// When it ends, in seconds since 1970; absent for one that never does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
+}
+
+/// A port of the host that leads to a guest.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PublishView {
+    /// On which network.
+    pub network: String,
+    /// Which guest, as it was asked for.
+    pub guest: String,
+    /// Its address now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<Ipv4Addr>,
+    /// The host's port.
+    pub host_port: u16,
+    /// The guest's port.
+    pub guest_port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+}
+
+/// A publication to make.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    /// A guest by name or address.
+    pub guest: String,
+    /// `8080:80/tcp`
+    pub ports: String,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// A number that only grows.
+    pub id: u64,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// What: `network.started`, `port.attached`, `lease.granted`, `drift.repaired`, ...
+    pub kind: String,
+    /// On which network (or `bridge:NAME`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// One sentence.
+    pub text: String,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// What went wrong, and what to do about it.
+    pub error: String,
+    /// A word for programs: `not-found`, `conflict`, `invalid`, `forbidden`, `failed`.
+    pub code: String,
+}
