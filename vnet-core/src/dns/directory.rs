@@ -116,6 +116,12 @@ impl Directory {
         self.ids.get(network).copied()
     }
 
+    /// The networks that are served.
+    pub fn networks(&self) -> impl Iterator<Item = (&NetworkName, NetworkId)> {
+        let all = self.ids.iter().map(|(name, id)| (name, *id));
+        all.filter(|(_, id)| self.served(*id).is_some())
+    }
+
     /// The zone of a network that is served.
     #[must_use]
     pub fn zone(&self, network: &NetworkName) -> Option<&Zone> {

@@ -15,13 +15,16 @@
 mod answer;
 
 mod directory;
+mod resolver;
 mod reverse;
+pub(crate) mod slab;
 
 pub mod wire;
 mod zone;
 
 pub use answer::{Answer, From, Refusal};
 pub use directory::{Change, Directory, GroupId, NameChange, NetworkId};
+pub use resolver::{Counters, Resolver, Stats, Way};
 pub use zone::Zone;
 
 /// How long a guest may remember a name we own, in seconds: short, so that a guest made anew is found at once.
