@@ -137,3 +137,79 @@ pub fn dig(guest: &Ns, args: &str) -> anyhow::Result<String> {
 pub fn short(guest: &Ns, args: &str) -> anyhow::Result<String> {
     Ok(dig(guest, &format!("+short {args}"))?.trim_end().to_owned())
 }
+
+/// An upstream of dnsmasq's: a namespace beyond the host, and what it was asked.
+pub struct Upstream {
+    /// Where it runs.
+    pub ns: Ns,
+    server: Option<crate::Proc>,
+    address: String,
+    options: Vec<String>,
+    starts: u32,
+}
+
+impl Upstream {
+    /// A dnsmasq at `address`, reached from the host over a link of its own.
+    pub fn new(
+        host: &DnsHost,
+        label: &str,
+        address: &str,
+        options: &[&str],
+    ) -> anyhow::Result<Self> {
+        let ns = Ns::new(label)?;
+        let end: String = format!("u{label}").chars().take(15).collect();
+        host.ns.link(&end, &ns, "eth0")?;
+        let (prefix, _) = address.rsplit_once('.').context("an IPv4 address")?;
+        host.ns.ip(&format!("addr add {prefix}.254/24 dev {end}"))?;
+        ns.ip(&format!("addr add {address}/24 dev eth0"))?;
+        let mut upstream = Self {
+            ns,
+            server: None,
+            address: address.to_owned(),
+            options: options.iter().map(ToString::to_string).collect(),
+            starts: 0,
+        };
+        upstream.start()?;
+        Ok(upstream)
+    }
+
+    /// Starts it (again).
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        let listen = format!("--listen-address={}", self.address);
+        let mut argv = vec![
+            "dnsmasq",
+            "-k",
+            "-C",
+            "/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+            "--log-queries",
+            "--cache-size=0",
+            "--log-facility=-",
+            &listen,
+        ];
+        argv.extend(self.options.iter().map(String::as_str));
+        let server = self.ns.spawn(&argv)?;
+        server.wait_log("started", std::time::Duration::from_secs(10))?;
+        self.starts += 1;
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Stops it: its port is closed.
+    pub fn stop(&mut self) {
+        self.server = None;
+    }
+
+    /// How often the log holds a text (a name that was asked).
+    #[must_use]
+    pub fn asked(&self, text: &str) -> usize {
+        let log = self
+            .server
+            .as_ref()
+            .map(crate::Proc::log)
+            .unwrap_or_default();
+        log.to_ascii_lowercase().matches(text).count()
+    }
+}

@@ -18,7 +18,17 @@ pub struct NetworkId(pub(super) u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub(super) u32);
 
+impl NetworkId {
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 impl GroupId {
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+
     /// The host's own resolvers.
     pub const HOST: Self = Self(0);
 }

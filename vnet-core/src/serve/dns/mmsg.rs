@@ -5,14 +5,19 @@
 //! Many datagrams with one system call: half of what a local answer costs is the way in and out of the kernel.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{SocketAddr, SocketAddrV6};
 
 use rustix::fd::{AsFd, AsRawFd};
 
 /// How many datagrams go with one call.
 pub(super) const BATCH: usize = 32;
+const BATCH_U32: u32 = 32;
 /// Larger than any query or answer we ask for (and cut longer ones off, which shows).
 const SIZE: usize = 1536;
+
+/// `AF_INET` and `AF_INET6` as a socket address holds them.
+const V4: u16 = 2;
+const V6: u16 = 10;
 
 /// A socket address as the kernel writes it: large enough for both families, read without casts.
 #[derive(Clone, Copy)]
@@ -28,20 +33,42 @@ impl Address {
         len: 0,
     };
 
-    /// The IP address, in its own family.
-    pub(super) fn ip(&self) -> Option<IpAddr> {
-        let b = &self.bytes;
-        match i32::from(u16::from_ne_bytes([b[0], b[1]])) {
-            libc::AF_INET => <[u8; 4]>::try_from(&b[4..8]).ok().map(IpAddr::from),
-            libc::AF_INET6 => <[u8; 16]>::try_from(&b[8..24]).ok().map(IpAddr::from),
-            _ => None,
-        }
+    /// For the kernel to read.
+    pub(super) fn of(address: SocketAddr) -> Self {
+        let mut bytes = [0; 28];
+        bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
+        let (family, len) = match address {
+            SocketAddr::V4(v4) => {
+                bytes[4..8].copy_from_slice(&v4.ip().octets());
+                (V4, 16)
+            }
+            SocketAddr::V6(v6) => {
+                bytes[4..8].copy_from_slice(&v6.flowinfo().to_be_bytes());
+                bytes[8..24].copy_from_slice(&v6.ip().octets());
+                bytes[24..].copy_from_slice(&v6.scope_id().to_ne_bytes());
+                (V6, 28)
+            }
+        };
+        bytes[..2].copy_from_slice(&family.to_ne_bytes());
+        Self { bytes, len }
     }
 
-    /// The address with its port, for the log.
+    /// As the rest of the program knows it.
     pub(super) fn socket(&self) -> Option<SocketAddr> {
-        let port = u16::from_be_bytes([self.bytes[2], self.bytes[3]]);
-        self.ip().map(|ip| SocketAddr::new(ip, port))
+        let b = &self.bytes;
+        let port = u16::from_be_bytes([b[2], b[3]]);
+        match u16::from_ne_bytes([b[0], b[1]]) {
+            V4 => {
+                let ip = <[u8; 4]>::try_from(&b[4..8]).ok()?;
+                Some(SocketAddr::new(ip.into(), port))
+            }
+            V6 => {
+                let ip = <[u8; 16]>::try_from(&b[8..24]).ok()?;
+                let scope = u32::from_ne_bytes([b[24], b[25], b[26], b[27]]);
+                Some(SocketAddrV6::new(ip.into(), port, 0, scope).into())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -92,7 +119,7 @@ impl Batch {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as u32,
+                BATCH_U32,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )

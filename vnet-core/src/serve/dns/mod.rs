@@ -7,8 +7,14 @@
 //! The thread owns directory, cache and forwarder; nothing is shared and nothing is locked. It lives in the network
 //! namespace of whoever called [`Dns::start`], and ends when the last handle is dropped.
 
+mod gateways;
 mod listen;
 mod mmsg;
+mod outbound;
+mod random;
+mod resolv;
+mod tcp;
+mod traffic;
 mod worker;
 
 use std::path::PathBuf;

@@ -1,11 +1,10 @@
 //! The thread: one epoll over everything that can happen, level-triggered.
 //!
 //! Each turn: what is ready is read and answered, commands are obeyed, timers fire, and what the resolver decided
-//! meanwhile goes out. A socket gets a few batches a turn, so that a flooded network cannot starve the others.
+//! meanwhile goes out.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -13,33 +12,44 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::mmsg::{self, Address, Batch};
-use super::{Command, Stats, Wanted};
+use super::Command;
+use super::gateways::{Bound, Listener};
+use super::mmsg::{self, Batch};
+use super::outbound::Outbound;
+use super::random::Random;
+use super::resolv::ResolvConf;
+use super::tcp::Connection;
 use crate::dns::slab::Slab;
-use crate::dns::{Directory, From, NetworkId, Resolver, Way};
-use crate::types::{IfName, NetworkName};
+use crate::dns::{Directory, Limits, Resolver};
+use crate::types::NetworkName;
 
-/// Batches a socket may take in one turn.
-const TURNS: usize = 4;
-/// How long until a gateway address that could not be bound is tried again.
-const RETRY: Duration = Duration::from_secs(2);
+/// How often idle sockets and connections are looked for, while there are any.
+const SWEEP: Duration = Duration::from_secs(2);
+/// How often resolv.conf is looked at where it cannot be watched.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
+pub(super) enum Token {
     Bell,
+    ResolvConf,
     Udp(usize),
     Tcp(usize),
+    Connection(usize),
+    Upstream(usize),
 }
 
 impl Token {
     const fn pack(self) -> u64 {
         let (kind, index) = match self {
             Self::Bell => (0, 0),
-            Self::Udp(i) => (1, i),
-            Self::Tcp(i) => (2, i),
+            Self::ResolvConf => (1, 0),
+            Self::Udp(i) => (2, i),
+            Self::Tcp(i) => (3, i),
+            Self::Connection(i) => (4, i),
+            Self::Upstream(i) => (5, i),
         };
         kind << 56 | index as u64
     }
@@ -48,26 +58,14 @@ impl Token {
         let index = usize::try_from(data & ((1 << 56) - 1)).ok()?;
         match data >> 56 {
             0 => Some(Self::Bell),
-            1 => Some(Self::Udp(index)),
-            2 => Some(Self::Tcp(index)),
+            1 => Some(Self::ResolvConf),
+            2 => Some(Self::Udp(index)),
+            3 => Some(Self::Tcp(index)),
+            4 => Some(Self::Connection(index)),
+            5 => Some(Self::Upstream(index)),
             _ => None,
         }
     }
-}
-
-/// A gateway address that is served.
-struct Listener {
-    network: NetworkId,
-    address: IpAddr,
-    udp: UdpSocket,
-    tcp: TcpListener,
-}
-
-/// A network's place in the kernel.
-struct Bound {
-    bridge: IfName,
-    /// Each gateway address with its listener, or without if it could not be bound.
-    listeners: BTreeMap<IpAddr, Option<usize>>,
 }
 
 /// Everything the thread owns.
@@ -75,13 +73,20 @@ pub(super) struct Worker {
     epoll: OwnedFd,
     inbox: Receiver<Command>,
     bell: Arc<OwnedFd>,
-    resolver: Resolver,
-    networks: BTreeMap<NetworkName, Bound>,
-    listeners: Slab<Listener>,
-    batch: Batch,
-    replies: Vec<Vec<u8>>,
+    resolv_conf: ResolvConf,
+    pub(super) resolver: Resolver,
+    pub(super) random: Random,
+    pub(super) networks: BTreeMap<NetworkName, Bound>,
+    pub(super) listeners: Slab<Listener>,
+    pub(super) connections: Slab<Connection>,
+    pub(super) outbound: Outbound,
+    pub(super) batch: Batch,
+    pub(super) replies: Vec<Vec<u8>>,
+    pub(super) generation: u64,
+    pub(super) retry_at: Option<Instant>,
     started: Instant,
-    retry_at: Option<Instant>,
+    sweep_at: Option<Instant>,
+    look_at: Option<Instant>,
 }
 
 impl Worker {
@@ -90,24 +95,34 @@ impl Worker {
         inbox: Receiver<Command>,
         bell: Arc<OwnedFd>,
     ) -> io::Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let host = rustix::system::uname();
         let host = host.nodename().to_str().ok();
         let host = host.and_then(|name| name.split('.').next()?.parse().ok());
-        let worker = Self {
-            epoll,
+        let mut worker = Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             inbox,
             bell,
-            resolver: Resolver::new(Directory::new(host)),
+            resolv_conf: ResolvConf::new(resolv_conf),
+            resolver: Resolver::new(Directory::new(host), Limits::default()),
+            random: Random::default(),
             networks: BTreeMap::new(),
             listeners: Slab::default(),
+            connections: Slab::default(),
+            outbound: Outbound::default(),
             batch: Batch::new(),
             replies: vec![Vec::with_capacity(512); mmsg::BATCH],
-            started: Instant::now(),
+            generation: 0,
             retry_at: None,
+            started: Instant::now(),
+            sweep_at: None,
+            look_at: None,
         };
-        let _ = resolv_conf;
         worker.watch(&*worker.bell, Token::Bell, epoll::EventFlags::IN)?;
+        match worker.resolv_conf.descriptor() {
+            Some(fd) => worker.watch(fd, Token::ResolvConf, epoll::EventFlags::IN)?,
+            None => worker.look_at = Some(Instant::now() + LOOK),
+        }
+        worker.look();
         Ok(worker)
     }
 
@@ -141,27 +156,66 @@ impl Worker {
         for event in events.iter() {
             match Token::unpack(event.data.u64()) {
                 Some(Token::Bell) => alive = self.commands(),
+                Some(Token::ResolvConf) => self.look(),
                 Some(Token::Udp(i)) => self.on_udp(i),
-                Some(Token::Tcp(i)) => debug!(i, "tcp"),
+                Some(Token::Tcp(i)) => self.on_accept(i),
+                Some(Token::Connection(i)) => self.on_connection(i),
+                Some(Token::Upstream(i)) => self.on_upstream(i),
                 None => {}
             }
         }
         self.timers();
+        self.carry_out();
         Ok(alive)
     }
 
     fn timeout(&self) -> Option<Duration> {
         let now = Instant::now();
-        self.retry_at.map(|at| at.saturating_duration_since(now))
+        let due = self
+            .resolver
+            .due()
+            .map(|due| self.started + Duration::from_millis(due));
+        let all = [self.retry_at, self.sweep_at, self.look_at, due];
+        let next = all.into_iter().flatten().min();
+        next.map(|at| at.saturating_duration_since(now))
     }
 
-    fn now(&self) -> u64 {
+    /// Milliseconds since the thread began.
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn watch(&self, fd: impl AsFd, token: Token, flags: epoll::EventFlags) -> io::Result<()> {
-        let data = epoll::EventData::new_u64(token.pack());
-        Ok(epoll::add(&self.epoll, fd, data, flags)?)
+    pub(super) fn watch(
+        &self,
+        fd: impl AsFd,
+        token: Token,
+        flags: epoll::EventFlags,
+    ) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token.pack()),
+            flags,
+        )?)
+    }
+
+    pub(super) fn rewatch(
+        &self,
+        fd: impl AsFd,
+        token: Token,
+        flags: epoll::EventFlags,
+    ) -> io::Result<()> {
+        Ok(epoll::modify(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token.pack()),
+            flags,
+        )?)
+    }
+
+    /// There is something that gets old.
+    pub(super) fn sweep_later(&mut self) {
+        self.sweep_at.get_or_insert_with(|| Instant::now() + SWEEP);
     }
 
     fn commands(&mut self) -> bool {
@@ -187,204 +241,44 @@ impl Worker {
             }
             Command::Names(network, changes) => {
                 for change in &changes {
-                    self.resolver.directory_mut().change(&network, change);
+                    self.resolver.change(&network, change);
                 }
             }
             Command::Stats(reply) => {
-                let _ = reply.send(self.stats());
+                let _ = reply.send(self.resolver.stats());
             }
         }
     }
 
-    fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
-        self.resolver.stats(&mut stats);
-        stats
-    }
-
-    /// Serves one network as wanted; the error says what cannot be served yet.
-    fn configure(&mut self, (network, zone, bridge): Wanted) -> Option<(NetworkName, String)> {
-        let Some(zone) = zone else {
-            self.forget(&network);
-            return None;
-        };
-        let gateways = zone.gateways().to_vec();
-        self.resolver.directory_mut().put(zone);
-        let mut bound = self.networks.remove(&network).unwrap_or_else(|| Bound {
-            bridge: bridge.clone(),
-            listeners: BTreeMap::new(),
-        });
-        let moved = bound.bridge != bridge;
-        let gone = |address: &IpAddr| moved || !gateways.contains(address);
-        for listener in extract(&mut bound.listeners, gone) {
-            self.close(listener);
+    fn look(&mut self) {
+        if let Some(resolvers) = self.resolv_conf.changed() {
+            info!(?resolvers, "the host's resolvers");
+            self.resolver.follow(resolvers);
         }
-        bound.bridge = bridge;
-        for address in gateways {
-            bound.listeners.entry(address).or_insert(None);
-        }
-        self.networks.insert(network.clone(), bound);
-        let problem = self.bind(&network)?;
-        warn!(%network, problem, "DNS is not served on every gateway; it is tried again");
-        Some((network, problem))
-    }
-
-    fn forget(&mut self, network: &NetworkName) {
-        self.resolver.directory_mut().remove(network);
-        let bound = self.networks.remove(network);
-        for listener in bound
-            .into_iter()
-            .flat_map(|b| b.listeners.into_values())
-            .flatten()
-        {
-            self.close(listener);
-        }
-    }
-
-    fn close(&mut self, listener: usize) {
-        // Closing the sockets takes them out of the epoll: nobody else holds them.
-        drop(self.listeners.remove(listener));
-    }
-
-    /// Binds what is not bound yet; the sentence says what could not be.
-    fn bind(&mut self, network: &NetworkName) -> Option<String> {
-        let id = self.resolver.directory().id(network)?;
-        let bound = self.networks.get(network)?;
-        let bridge = bound.bridge.clone();
-        let missing: Vec<IpAddr> = bound
-            .listeners
-            .iter()
-            .filter_map(|(address, listener)| listener.is_none().then_some(*address))
-            .collect();
-        let mut problems = Vec::new();
-        for address in missing {
-            match self.listen(id, address, &bridge) {
-                Ok(listener) => {
-                    if let Some(bound) = self.networks.get_mut(network) {
-                        bound.listeners.insert(address, Some(listener));
-                    }
-                }
-                Err(e) => problems.push(explain(address, &bridge, &e)),
-            }
-        }
-        if problems.is_empty() {
-            return None;
-        }
-        self.retry_at.get_or_insert(Instant::now() + RETRY);
-        Some(problems.join("; "))
-    }
-
-    fn listen(
-        &mut self,
-        network: NetworkId,
-        address: IpAddr,
-        bridge: &IfName,
-    ) -> io::Result<usize> {
-        let (udp, tcp) = super::listen::bind(address, bridge)?;
-        let index = self.listeners.insert(Listener {
-            network,
-            address,
-            udp,
-            tcp,
-        });
-        let watched = self.listeners.get(index).map_or(Ok(()), |l| {
-            self.watch(&l.udp, Token::Udp(index), epoll::EventFlags::IN)?;
-            self.watch(&l.tcp, Token::Tcp(index), epoll::EventFlags::IN)
-        });
-        watched.inspect_err(|_| self.close(index))?;
-        debug!(%address, %bridge, "DNS is served");
-        Ok(index)
     }
 
     fn timers(&mut self) {
-        let now = Instant::now();
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-            let all: Vec<NetworkName> = self.networks.keys().cloned().collect();
-            for network in all {
-                let waiting = |b: &Bound| b.listeners.values().any(Option::is_none);
-                if self.networks.get(&network).is_some_and(waiting) && self.bind(&network).is_none()
-                {
-                    info!(%network, "DNS is served on every gateway now");
-                }
+        let (now, ms) = (Instant::now(), self.now());
+        self.retry(now);
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = Some(now + LOOK);
+            self.look();
+        }
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep_at = None;
+            self.outbound.sweep(ms);
+            self.sweep_connections(ms);
+            if !self.outbound.is_empty() || self.connections.len() > 0 {
+                self.sweep_later();
             }
         }
-    }
-
-    fn on_udp(&mut self, index: usize) {
-        let now = self.now();
-        let Some(listener) = self.listeners.get(index) else {
-            return;
-        };
-        for _ in 0..TURNS {
-            let got = match self.batch.receive(&listener.udp) {
-                Ok(got) => got,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) => {
-                    debug!(error = %e, address = %listener.address, "no query could be received");
-                    return;
-                }
-            };
-            for i in 0..got {
-                let (bytes, address) = self.batch.message(i);
-                let out = &mut self.replies[i];
-                out.clear();
-                let Some(ip) = address.ip() else { continue };
-                let from = From {
-                    network: listener.network,
-                    address: ip,
-                    host: ip == listener.address,
-                };
-                let way = Way::Udp;
-                self.resolver.handle(now, &from, way, bytes, out);
-            }
-            let ready: Vec<(Option<Address>, &[u8])> = (0..got)
-                .filter(|i| !self.replies[*i].is_empty())
-                .map(|i| (Some(self.batch.message(i).1), self.replies[i].as_slice()))
-                .collect();
-            if let Err(e) = mmsg::send(&listener.udp, &ready) {
-                debug!(error = %e, address = %listener.address, "an answer could not be sent");
-            }
-            if got < mmsg::BATCH {
-                return;
-            }
-        }
-    }
-}
-
-/// Takes out the listeners of addresses that are gone.
-fn extract(
-    listeners: &mut BTreeMap<IpAddr, Option<usize>>,
-    gone: impl Fn(&IpAddr) -> bool,
-) -> Vec<usize> {
-    let mut closed = Vec::new();
-    listeners.retain(|address, listener| {
-        let gone = gone(address);
-        if gone {
-            closed.extend(*listener);
-        }
-        !gone
-    });
-    closed
-}
-
-/// What to tell the person whose network has no DNS.
-fn explain(address: IpAddr, bridge: &IfName, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "{address} port 53 is taken by another program (`ss -lnp sport = 53` names it): guests get no DNS from \
-             {bridge} until it lets go"
-        ),
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "no permission to listen on {address} port 53 (CAP_NET_BIND_SERVICE and CAP_NET_RAW)"
-            )
-        }
-        _ => format!("cannot listen on {address} port 53 of {bridge}: {error}"),
+        self.resolver.tick(ms, &mut || self.random.next());
     }
 }
 
 fn timespec(duration: Duration) -> rustix::event::Timespec {
+    // Rounded up to a millisecond: waking a little early would only mean waking twice.
+    let duration = duration + Duration::from_micros(999);
     rustix::event::Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
