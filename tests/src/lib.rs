@@ -12,12 +12,14 @@
 //! clients   udhcpc, dhclient               image     its kernel and initrd, cached
 //! http      a web server of ten lines      tool      is it installed; a skip is counted
 //! world     a host on an internet, machines on its networks, pings that are counted
+//! dns       the DNS service alone, guests on its bridges
 //! ```
 //! It is not a framework: plain functions that return `anyhow::Result`, to be used from ordinary `#[test]`s.
 
 pub mod clients;
 mod cpio;
 pub mod daemon;
+pub mod dns;
 mod enter;
 pub mod guest;
 pub mod http;

@@ -84,6 +84,7 @@ fn dns(dns: &Dns) -> DnsDoc {
     DnsDoc {
         enabled: (!dns.enabled).then_some(false),
         forward: Some(dns.forward),
+        rebind_protection: dns.rebind_protection.then_some(true),
         upstream: dns
             .upstreams
             .iter()

@@ -114,6 +114,9 @@ pub struct DnsDoc {
     /// Whether unknown names are asked upstream (yes, but no for `isolated`, when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forward: Option<bool>,
+    /// Whether upstreams may not name private addresses (no when left out).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rebind_protection: Option<bool>,
     /// Who is asked; the host's resolvers when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upstream: Vec<UpstreamDoc>,

@@ -756,6 +756,7 @@ fn dns(doc: Option<&DnsDoc>, kind: Option<ForwardKind>, check: &mut Check) -> Dn
         enabled: doc.enabled.unwrap_or(kind != Some(ForwardKind::Bridge)),
         forward: doc.forward.unwrap_or(by_mode),
         upstreams,
+        rebind_protection: doc.rebind_protection.unwrap_or(false),
         hosts,
     }
 }

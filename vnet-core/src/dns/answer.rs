@@ -33,7 +33,12 @@ pub enum Answer {
     /// The reply is written: the name does not exist.
     NoSuchName,
     /// Ask these upstreams.
-    Forward(GroupId),
+    Forward {
+        /// Which.
+        group: GroupId,
+        /// Whether they may name private addresses.
+        private: bool,
+    },
     /// No.
     Refuse(Refusal),
 }
@@ -93,7 +98,10 @@ impl Directory {
             .unwrap_or_else(|| match own.route(name) {
                 None => Answer::Refuse(Refusal::NoForward),
                 Some(_) if query.flags & flag::RD == 0 => Answer::Refuse(Refusal::NotRecursive),
-                Some(group) => Answer::Forward(group),
+                Some(group) => Answer::Forward {
+                    group,
+                    private: !own.zone.rebind_protection || own.named_route(name).is_some(),
+                },
             })
     }
 }

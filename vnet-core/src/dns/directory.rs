@@ -18,7 +18,17 @@ pub struct NetworkId(pub(super) u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub(super) u32);
 
+impl NetworkId {
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 impl GroupId {
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+
     /// The host's own resolvers.
     pub const HOST: Self = Self(0);
 }
@@ -114,6 +124,12 @@ impl Directory {
     #[must_use]
     pub fn id(&self, network: &NetworkName) -> Option<NetworkId> {
         self.ids.get(network).copied()
+    }
+
+    /// The networks that are served.
+    pub fn networks(&self) -> impl Iterator<Item = (&NetworkName, NetworkId)> {
+        let all = self.ids.iter().map(|(name, id)| (name, *id));
+        all.filter(|(_, id)| self.served(*id).is_some())
     }
 
     /// The zone of a network that is served.

@@ -7,21 +7,30 @@
 //! ```
 //! * [`Zone`] is what one network's gateway answers for, made from the `World`; [`Directory`] holds the zones of all
 //!   networks with their leases, and knows which network may see whose names.
-//! * [`Cache`] keeps what upstreams said, within a byte limit, and may serve it stale.
-//! * [`Forwarder`] asks upstreams: sockets, clocks and dice belong to its caller.
+//! * `Cache` keeps what upstreams said, within a byte limit, and may serve it stale; `Forwarder` asks upstreams.
+//! * [`Resolver`] is all of them at work: messages, time and dice go in, replies and [`Effect`]s come out.
 //!
 //! Not here: sockets, threads, files (`serve::dns`), and recursion from the root (a resolver of the host does that).
 
 mod answer;
+mod cache;
 
 mod directory;
+mod forwarder;
+mod resolver;
+mod response;
 mod reverse;
+mod servers;
+pub(crate) mod slab;
 
 pub mod wire;
 mod zone;
 
 pub use answer::{Answer, From, Refusal};
 pub use directory::{Change, Directory, GroupId, NameChange, NetworkId};
+pub use forwarder::{Dice, Effect, LANES, Limits, Way};
+pub use resolver::{Counters, Resolver, Stats};
+pub use servers::ServerId;
 pub use zone::Zone;
 
 /// How long a guest may remember a name we own, in seconds: short, so that a guest made anew is found at once.

@@ -1,8 +1,12 @@
 //! Names of addresses: `in-addr.arpa` (RFC 1035 section 3.5) and `ip6.arpa` (RFC 3596 section 2.5).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+#[cfg(test)]
+use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::wire::{NameBuf, labels};
+#[cfg(test)]
+use super::wire::NameBuf;
+use super::wire::labels;
 use crate::types::IpNet;
 
 /// The network that a reverse name stands for: complete for a whole address, wider for the zones above. `None` for
@@ -25,6 +29,7 @@ pub(super) fn network_of(name: &[u8]) -> Option<IpNet> {
 }
 
 /// The reverse name of an address.
+#[cfg(test)]
 pub(super) fn name_of(address: IpAddr) -> Option<NameBuf> {
     let text = match address {
         IpAddr::V4(v4) => {

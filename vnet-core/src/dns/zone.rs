@@ -76,6 +76,8 @@ pub struct Zone {
     gateways: Vec<IpAddr>,
     pub(super) forward: bool,
     pub(super) upstreams: Vec<Upstream>,
+    /// Whether upstreams outside the named domains may not name private addresses.
+    pub(super) rebind_protection: bool,
     pub(super) nodes: HashMap<WireName, Node>,
     pub(super) addresses: HashMap<IpAddr, WireName>,
     pub(super) wildcards: bool,
@@ -158,6 +160,7 @@ impl Zone {
             // An isolated network never learns the host's resolvers; it may name its own.
             forward: dns.forward && (looks_out || !dns.upstreams.is_empty()),
             upstreams: dns.upstreams.clone(),
+            rebind_protection: dns.rebind_protection,
             nodes: HashMap::new(),
             addresses: HashMap::new(),
             wildcards: false,

@@ -11,6 +11,9 @@ pub struct Dns {
     pub upstreams: Vec<Upstream>,
     /// Whether unknown names may be asked upstream at all (off for `isolated` unless upstreams are named).
     pub forward: bool,
+    /// Whether upstreams may not name private addresses (but those asked for a domain of their own may), so that no
+    /// web page can reach into the network by a name of its own.
+    pub rebind_protection: bool,
     /// Names that the document gives to addresses.
     pub hosts: Vec<HostRecord>,
 }

@@ -7,9 +7,16 @@
 //! The thread owns directory, cache and forwarder; nothing is shared and nothing is locked. It lives in the network
 //! namespace of whoever called [`Dns::start`], and ends when the last handle is dropped.
 
+mod gateways;
+mod listen;
+mod mmsg;
+mod outbound;
+mod random;
+mod resolv;
+mod tcp;
+mod traffic;
 mod worker;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -18,6 +25,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use tokio::sync::oneshot;
 
+pub use crate::dns::Stats;
 use crate::dns::{NameChange, Zone};
 use crate::types::{IfName, NetworkName};
 
@@ -55,50 +63,6 @@ enum Command {
     Configure(Vec<Wanted>, oneshot::Sender<Vec<(NetworkName, String)>>),
     Names(NetworkName, Vec<NameChange>),
     Stats(oneshot::Sender<Stats>),
-}
-
-/// What happened so far.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// All networks together.
-    pub total: Counters,
-    /// Each network.
-    pub networks: BTreeMap<NetworkName, Counters>,
-    /// Answers kept in the cache.
-    pub cache_entries: u64,
-    /// Bytes the cache holds.
-    pub cache_bytes: u64,
-    /// Questions that upstreams were asked, with repetitions.
-    pub upstream_sent: u64,
-    /// Upstreams that did not answer in time.
-    pub upstream_timeouts: u64,
-    /// Messages from upstreams that were no answer to anything asked.
-    pub upstream_spoofed: u64,
-}
-
-/// Queries by what became of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Messages received.
-    pub queries: u64,
-    /// Answered from names we own.
-    pub local: u64,
-    /// Answered that the name does not exist, on our own authority.
-    pub no_such_name: u64,
-    /// Answered from the cache.
-    pub cached: u64,
-    /// Answered from the cache though too old, because no upstream answered.
-    pub stale: u64,
-    /// Asked upstream.
-    pub forwarded: u64,
-    /// Refused by rule.
-    pub refused: u64,
-    /// Not understood.
-    pub malformed: u64,
-    /// Refused because the asker has too much in flight.
-    pub limited: u64,
-    /// Not answered by any upstream.
-    pub failed: u64,
 }
 
 impl Dns {

@@ -1,20 +1,92 @@
-//! The thread: one epoll over everything that can happen.
+//! The thread: one epoll over everything that can happen, level-triggered.
+//!
+//! Each turn: what is ready is read and answered, commands are obeyed, timers fire, and what the resolver decided
+//! meanwhile goes out.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
 
-use rustix::fd::OwnedFd;
+use rustix::event::epoll;
+use rustix::fd::{AsFd, OwnedFd};
+use tracing::{info, warn};
 
-use super::{Command, Stats};
-use crate::dns::Directory;
+use super::Command;
+use super::gateways::{Bound, Listener};
+use super::mmsg::{self, Batch};
+use super::outbound::Outbound;
+use super::random::Random;
+use super::resolv::ResolvConf;
+use super::tcp::Connection;
+use crate::dns::slab::Slab;
+use crate::dns::{Directory, Limits, Resolver};
+use crate::types::NetworkName;
+
+/// How often idle sockets and connections are looked for, while there are any.
+const SWEEP: Duration = Duration::from_secs(2);
+/// How often resolv.conf is looked at where it cannot be watched.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    Bell,
+    ResolvConf,
+    Udp(usize),
+    Tcp(usize),
+    Connection(usize),
+    Upstream(usize),
+}
+
+impl Token {
+    const fn pack(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Bell => (0, 0),
+            Self::ResolvConf => (1, 0),
+            Self::Udp(i) => (2, i),
+            Self::Tcp(i) => (3, i),
+            Self::Connection(i) => (4, i),
+            Self::Upstream(i) => (5, i),
+        };
+        kind << 56 | index as u64
+    }
+
+    fn unpack(data: u64) -> Option<Self> {
+        let index = usize::try_from(data & ((1 << 56) - 1)).ok()?;
+        match data >> 56 {
+            0 => Some(Self::Bell),
+            1 => Some(Self::ResolvConf),
+            2 => Some(Self::Udp(index)),
+            3 => Some(Self::Tcp(index)),
+            4 => Some(Self::Connection(index)),
+            5 => Some(Self::Upstream(index)),
+            _ => None,
+        }
+    }
+}
 
 /// Everything the thread owns.
 pub(super) struct Worker {
-    _resolv_conf: PathBuf,
+    epoll: OwnedFd,
     inbox: Receiver<Command>,
     bell: Arc<OwnedFd>,
-    directory: Directory,
+    resolv_conf: ResolvConf,
+    pub(super) resolver: Resolver,
+    pub(super) random: Random,
+    pub(super) networks: BTreeMap<NetworkName, Bound>,
+    pub(super) listeners: Slab<Listener>,
+    pub(super) connections: Slab<Connection>,
+    pub(super) outbound: Outbound,
+    pub(super) batch: Batch,
+    pub(super) replies: Vec<Vec<u8>>,
+    pub(super) generation: u64,
+    pub(super) retry_at: Option<Instant>,
+    started: Instant,
+    sweep_at: Option<Instant>,
+    look_at: Option<Instant>,
 }
 
 impl Worker {
@@ -22,53 +94,193 @@ impl Worker {
         resolv_conf: PathBuf,
         inbox: Receiver<Command>,
         bell: Arc<OwnedFd>,
-    ) -> std::io::Result<Self> {
-        Ok(Self {
-            _resolv_conf: resolv_conf,
+    ) -> io::Result<Self> {
+        let host = rustix::system::uname();
+        let host = host.nodename().to_str().ok();
+        let host = host.and_then(|name| name.split('.').next()?.parse().ok());
+        let mut worker = Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             inbox,
             bell,
-            directory: Directory::new(None),
-        })
+            resolv_conf: ResolvConf::new(resolv_conf),
+            resolver: Resolver::new(Directory::new(host), Limits::default()),
+            random: Random::default(),
+            networks: BTreeMap::new(),
+            listeners: Slab::default(),
+            connections: Slab::default(),
+            outbound: Outbound::default(),
+            batch: Batch::new(),
+            replies: vec![Vec::with_capacity(512); mmsg::BATCH],
+            generation: 0,
+            retry_at: None,
+            started: Instant::now(),
+            sweep_at: None,
+            look_at: None,
+        };
+        worker.watch(&*worker.bell, Token::Bell, epoll::EventFlags::IN)?;
+        match worker.resolv_conf.descriptor() {
+            Some(fd) => worker.watch(fd, Token::ResolvConf, epoll::EventFlags::IN)?,
+            None => worker.look_at = Some(Instant::now() + LOOK),
+        }
+        worker.look();
+        Ok(worker)
     }
 
+    /// Runs until no handle is left.
     pub(super) fn run(mut self) {
+        let mut events = Vec::with_capacity(256);
         loop {
-            match self.inbox.try_recv() {
-                Ok(command) => self.obey(command),
-                Err(TryRecvError::Disconnected) => return,
-                Err(TryRecvError::Empty) => self.wait(),
+            match self.turn(&mut events) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(e) => {
+                    warn!(error = %e, "the DNS thread cannot wait for events; DNS stops");
+                    return;
+                }
             }
         }
     }
 
-    fn wait(&self) {
-        let mut fds = [rustix::event::PollFd::new(
-            &self.bell,
-            rustix::event::PollFlags::IN,
-        )];
-        let _ = rustix::event::poll(&mut fds, None);
+    fn turn(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<bool> {
+        events.clear();
+        let timeout = self.timeout().map(timespec);
+        match epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(events),
+            timeout.as_ref(),
+        ) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let mut alive = true;
+        for event in events.iter() {
+            match Token::unpack(event.data.u64()) {
+                Some(Token::Bell) => alive = self.commands(),
+                Some(Token::ResolvConf) => self.look(),
+                Some(Token::Udp(i)) => self.on_udp(i),
+                Some(Token::Tcp(i)) => self.on_accept(i),
+                Some(Token::Connection(i)) => self.on_connection(i),
+                Some(Token::Upstream(i)) => self.on_upstream(i),
+                None => {}
+            }
+        }
+        self.timers();
+        self.carry_out();
+        Ok(alive)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let due = self
+            .resolver
+            .due()
+            .map(|due| self.started + Duration::from_millis(due));
+        let all = [self.retry_at, self.sweep_at, self.look_at, due];
+        let next = all.into_iter().flatten().min();
+        next.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Milliseconds since the thread began.
+    pub(super) fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn watch(
+        &self,
+        fd: impl AsFd,
+        token: Token,
+        flags: epoll::EventFlags,
+    ) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token.pack()),
+            flags,
+        )?)
+    }
+
+    pub(super) fn rewatch(
+        &self,
+        fd: impl AsFd,
+        token: Token,
+        flags: epoll::EventFlags,
+    ) -> io::Result<()> {
+        Ok(epoll::modify(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token.pack()),
+            flags,
+        )?)
+    }
+
+    /// There is something that gets old.
+    pub(super) fn sweep_later(&mut self) {
+        self.sweep_at.get_or_insert_with(|| Instant::now() + SWEEP);
+    }
+
+    fn commands(&mut self) -> bool {
         let _ = rustix::io::read(&*self.bell, &mut [0u8; 8]);
+        loop {
+            match self.inbox.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Configure(wanted, reply) => {
-                for (network, zone, _bridge) in wanted {
-                    match zone {
-                        Some(zone) => _ = self.directory.put(zone),
-                        None => self.directory.remove(&network),
-                    }
-                }
-                let _ = reply.send(Vec::new());
+                let errors = wanted
+                    .into_iter()
+                    .filter_map(|w| self.configure(w))
+                    .collect();
+                // Whoever asked may have stopped waiting; the networks are served all the same.
+                let _ = reply.send(errors);
             }
             Command::Names(network, changes) => {
                 for change in &changes {
-                    self.directory.change(&network, change);
+                    self.resolver.change(&network, change);
                 }
             }
             Command::Stats(reply) => {
-                let _ = reply.send(Stats::default());
+                let _ = reply.send(self.resolver.stats());
             }
         }
+    }
+
+    fn look(&mut self) {
+        if let Some(resolvers) = self.resolv_conf.changed() {
+            info!(?resolvers, "the host's resolvers");
+            self.resolver.follow(resolvers);
+        }
+    }
+
+    fn timers(&mut self) {
+        let (now, ms) = (Instant::now(), self.now());
+        self.retry(now);
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = Some(now + LOOK);
+            self.look();
+        }
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep_at = None;
+            self.outbound.sweep(ms);
+            self.sweep_connections(ms);
+            if !self.outbound.is_empty() || self.connections.len() > 0 {
+                self.sweep_later();
+            }
+        }
+        self.resolver.tick(ms, &mut || self.random.next());
+    }
+}
+
+fn timespec(duration: Duration) -> rustix::event::Timespec {
+    // Rounded up to a millisecond: waking a little early would only mean waking twice.
+    let duration = duration + Duration::from_micros(999);
+    rustix::event::Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
     }
 }

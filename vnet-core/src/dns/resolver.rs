@@ -1,0 +1,418 @@
+//! One query from its bytes to its answer: directory first, then cache, then upstreams. No sockets here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::answer::{Answer, From, Refusal};
+use super::cache::{Cache, Key};
+use super::directory::{Directory, GroupId, NameChange};
+use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Waiter, Way};
+use super::response::{Age, Response};
+use super::servers::ServerId;
+use super::wire::{self, Query, Reject, flag, rcode};
+use crate::types::NetworkName;
+
+/// Queries by what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Messages received.
+    pub queries: u64,
+    /// Answered from names we own.
+    pub local: u64,
+    /// Answered that the name does not exist, on our own authority.
+    pub no_such_name: u64,
+    /// Answered from the cache.
+    pub cached: u64,
+    /// Answered from the cache though too old, because no upstream answered.
+    pub stale: u64,
+    /// Asked upstream.
+    pub forwarded: u64,
+    /// Refused by rule.
+    pub refused: u64,
+    /// Not understood.
+    pub malformed: u64,
+    /// Refused because the asker has too much in flight.
+    pub limited: u64,
+    /// Not answered by any upstream.
+    pub failed: u64,
+}
+
+impl std::ops::AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.queries += other.queries;
+        self.local += other.local;
+        self.no_such_name += other.no_such_name;
+        self.cached += other.cached;
+        self.stale += other.stale;
+        self.forwarded += other.forwarded;
+        self.refused += other.refused;
+        self.malformed += other.malformed;
+        self.limited += other.limited;
+        self.failed += other.failed;
+    }
+}
+
+/// What happened so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// All networks together.
+    pub total: Counters,
+    /// Each network.
+    pub networks: BTreeMap<NetworkName, Counters>,
+    /// Answers kept in the cache.
+    pub cache_entries: u64,
+    /// Bytes the cache holds.
+    pub cache_bytes: u64,
+    /// Questions that upstreams were asked, with repetitions.
+    pub upstream_sent: u64,
+    /// Upstreams that did not answer in time.
+    pub upstream_timeouts: u64,
+    /// Messages from upstreams that were no answer to anything asked.
+    pub upstream_spoofed: u64,
+}
+
+/// Directory, cache and forwarder at work together.
+#[derive(Debug)]
+pub struct Resolver {
+    directory: Directory,
+    cache: Cache,
+    forwarder: Forwarder,
+    counters: Vec<Counters>,
+    /// The upstreams of each group, by number.
+    groups: Vec<Option<Arc<[ServerId]>>>,
+    host: Vec<SocketAddr>,
+    replies: Vec<(Way, Vec<u8>)>,
+}
+
+impl Resolver {
+    /// A resolver that knows these names.
+    #[must_use]
+    pub fn new(directory: Directory, limits: Limits) -> Self {
+        Self {
+            directory,
+            cache: Cache::new(limits.cache),
+            forwarder: Forwarder::new(limits),
+            counters: Vec::new(),
+            groups: Vec::new(),
+            host: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
+
+    /// The names.
+    #[must_use]
+    pub const fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The names, to change them.
+    pub fn directory_mut(&mut self) -> &mut Directory {
+        // Whom to ask depends on what is served: our own gateways are never asked.
+        self.groups.clear();
+        &mut self.directory
+    }
+
+    /// A lease's name comes or goes.
+    pub fn change(&mut self, network: &NetworkName, change: &NameChange) {
+        self.directory.change(network, change);
+    }
+
+    /// The host's own resolvers, in order.
+    pub fn follow(&mut self, resolvers: Vec<SocketAddr>) {
+        self.host = resolvers;
+        self.groups.clear();
+    }
+
+    /// Adds what happened so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            cache_entries: self.cache.len() as u64,
+            cache_bytes: self.cache.bytes() as u64,
+            upstream_sent: self.forwarder.sent,
+            upstream_timeouts: self.forwarder.timeouts,
+            upstream_spoofed: self.forwarder.spoofed,
+            ..Stats::default()
+        };
+        for (network, id) in self.directory.networks() {
+            let counters = self.counters.get(id.index()).copied().unwrap_or_default();
+            stats.total += counters;
+            stats.networks.insert(network.clone(), counters);
+        }
+        stats
+    }
+
+    /// Takes a message; the reply is in `out`, which stays empty if there is none, or none yet.
+    pub fn handle(
+        &mut self,
+        now: u64,
+        dice: Dice<'_>,
+        from: &From,
+        way: Way,
+        message: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        out.clear();
+        if self.counters.len() <= from.network.index() {
+            self.counters
+                .resize(from.network.index() + 1, Counters::default());
+        }
+        let counters = &mut self.counters[from.network.index()];
+        counters.queries += 1;
+        let query = match Query::parse(message) {
+            Ok(query) => query,
+            Err(reject) => {
+                counters.malformed += 1;
+                match reject {
+                    Reject::Silent => {}
+                    Reject::Code(code) => wire::reject(out, message, code),
+                }
+                return;
+            }
+        };
+        match self.directory.answer(from, &query, limit(way, &query), out) {
+            Answer::Local => counters.local += 1,
+            Answer::NoSuchName => counters.no_such_name += 1,
+            Answer::Refuse(refusal) => {
+                counters.refused += 1;
+                refuse(out, &query, refusal);
+            }
+            Answer::Forward { group, private } => {
+                let asker = Asker { from, way, private };
+                self.forward(now, dice, &asker, group, &query, out);
+            }
+        }
+    }
+
+    /// A datagram from an upstream.
+    pub fn receive(
+        &mut self,
+        now: u64,
+        dice: Dice<'_>,
+        server: ServerId,
+        lane: u8,
+        message: &[u8],
+    ) {
+        self.forwarder.receive(now, dice, server, lane, message);
+        self.settle(now);
+    }
+
+    /// What a connection to an upstream brought.
+    pub fn tcp_answer(&mut self, now: u64, dice: Dice<'_>, ticket: u64, message: Option<&[u8]>) {
+        self.forwarder.tcp_answer(now, dice, ticket, message);
+        self.settle(now);
+    }
+
+    /// The kernel says that nobody is at an upstream's port.
+    pub fn unreachable(&mut self, now: u64, dice: Dice<'_>, server: ServerId) {
+        self.forwarder.unreachable(now, dice, server);
+        self.settle(now);
+    }
+
+    /// When [`Resolver::tick`] has something to do.
+    #[must_use]
+    pub fn due(&self) -> Option<u64> {
+        self.forwarder.due()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: u64, dice: Dice<'_>) {
+        self.forwarder.tick(now, dice);
+        self.settle(now);
+    }
+
+    /// The next thing to send to an upstream.
+    pub fn effect(&mut self) -> Option<Effect> {
+        self.forwarder.effects.pop_front()
+    }
+
+    /// Replies to those who had to wait.
+    pub fn replies(&mut self) -> std::vec::Drain<'_, (Way, Vec<u8>)> {
+        self.replies.drain(..)
+    }
+
+    fn forward(
+        &mut self,
+        now: u64,
+        dice: Dice<'_>,
+        asker: &Asker<'_>,
+        group: GroupId,
+        query: &Query<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let network = asker.from.network.index();
+        let key = Key::of(group, query);
+        let hit = self.cache.find(now, key.as_bytes());
+        let servers = self.servers(group);
+        let stale = match hit {
+            Some(hit)
+                if hit.age != Age::Stale || self.forwarder.servers.all_down(now, &servers) =>
+            {
+                let counters = &mut self.counters[network];
+                if hit.age == Age::Stale {
+                    counters.stale += 1;
+                } else {
+                    counters.cached += 1;
+                }
+                give(
+                    &hit.response,
+                    query,
+                    hit.age,
+                    asker.private,
+                    limit(asker.way, query),
+                    out,
+                );
+                return;
+            }
+            other => other.is_some(),
+        };
+        let waiter = Waiter {
+            way: asker.way,
+            network: asker.from.network,
+            client: asker.from.address,
+            host: asker.from.host,
+            private: asker.private,
+            query: query.bytes.into(),
+        };
+        let asked = self
+            .forwarder
+            .ask(now, dice, &servers, key.as_bytes(), query, waiter, stale);
+        let counters = &mut self.counters[network];
+        match asked {
+            Ok(()) => counters.forwarded += 1,
+            Err(declined) => {
+                let code = match declined {
+                    Declined::Busy => {
+                        counters.limited += 1;
+                        rcode::REFUSED
+                    }
+                    Declined::Loop => {
+                        counters.refused += 1;
+                        rcode::REFUSED
+                    }
+                    Declined::Nobody => {
+                        counters.failed += 1;
+                        rcode::SERV_FAIL
+                    }
+                };
+                wire::bare(out, query, flag::RA, code);
+            }
+        }
+    }
+
+    /// Keeps what came, and tells it to all who waited.
+    fn settle(&mut self, now: u64) {
+        for done in std::mem::take(&mut self.forwarder.done) {
+            let mut answer = done.response.map(|response| (response, Age::Seconds(0)));
+            let failed = answer
+                .as_ref()
+                .is_none_or(|(r, _)| r.code() == rcode::SERV_FAIL);
+            if failed && !done.waiters.is_empty() {
+                // Anything we ever knew is better than a failure.
+                let kept = self.cache.find(now, &done.key);
+                let kept = kept.filter(|hit| hit.response.code() != rcode::SERV_FAIL);
+                answer = kept.map(|hit| (hit.response, hit.age)).or(answer);
+            }
+            if let Some((response, Age::Seconds(0))) = &answer {
+                self.cache.insert(now, &done.key, response);
+            }
+            for waiter in done.waiters {
+                self.tell(&waiter, answer.as_ref());
+            }
+        }
+    }
+
+    fn tell(&mut self, waiter: &Waiter, answer: Option<&(Arc<Response>, Age)>) {
+        let Ok(query) = Query::parse(&waiter.query) else {
+            return;
+        };
+        let mut out = Vec::new();
+        let counters = self.counters.get_mut(waiter.network.index());
+        match answer {
+            Some((response, age)) => {
+                if let Some(counters) = counters.filter(|_| *age == Age::Stale) {
+                    counters.stale += 1;
+                }
+                give(
+                    response,
+                    &query,
+                    *age,
+                    waiter.private,
+                    limit(waiter.way, &query),
+                    &mut out,
+                );
+            }
+            None => {
+                if let Some(counters) = counters {
+                    counters.failed += 1;
+                }
+                wire::bare(&mut out, &query, flag::RA, rcode::SERV_FAIL);
+            }
+        }
+        self.replies.push((waiter.way, out));
+    }
+
+    /// The upstreams of a group, without any of our own gateways: asking ourselves would be a loop.
+    fn servers(&mut self, group: GroupId) -> Arc<[ServerId]> {
+        if self.groups.len() <= group.index() {
+            self.groups.resize(group.index() + 1, None);
+        }
+        if let Some(servers) = &self.groups[group.index()] {
+            return Arc::clone(servers);
+        }
+        let own: BTreeSet<IpAddr> = self.directory.gateways().collect();
+        let addresses = if group == GroupId::HOST {
+            &self.host
+        } else {
+            self.directory.group(group)
+        };
+        let others = addresses
+            .iter()
+            .filter(|a| a.port() != 53 || !own.contains(&a.ip()));
+        let servers: Arc<[ServerId]> = others.map(|a| self.forwarder.servers.intern(*a)).collect();
+        self.groups[group.index()] = Some(Arc::clone(&servers));
+        servers
+    }
+}
+
+/// Who asks, by which way, and what may be told.
+struct Asker<'a> {
+    from: &'a From,
+    way: Way,
+    private: bool,
+}
+
+/// The largest reply that the way back carries.
+fn limit(way: Way, query: &Query<'_>) -> usize {
+    match way {
+        Way::Udp(..) => query.udp_limit(),
+        Way::Tcp(..) => usize::from(u16::MAX),
+    }
+}
+
+/// Writes an upstream's answer as the reply, unless it names what the asker may not be told.
+fn give(
+    response: &Response,
+    query: &Query<'_>,
+    age: Age,
+    private: bool,
+    limit: usize,
+    out: &mut Vec<u8>,
+) {
+    if response.private && !private {
+        wire::bare(out, query, flag::RA, rcode::REFUSED);
+    } else {
+        response.write(query, age, limit, out);
+    }
+}
+
+fn refuse(out: &mut Vec<u8>, query: &Query<'_>, refusal: Refusal) {
+    match refusal {
+        Refusal::EdnsVersion => wire::bad_version(out, query),
+        Refusal::Unsupported => wire::bare(out, query, 0, rcode::NOT_IMP),
+        Refusal::NotServed | Refusal::NoForward | Refusal::NotRecursive => {
+            wire::bare(out, query, 0, rcode::REFUSED);
+        }
+    }
+}

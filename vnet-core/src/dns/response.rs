@@ -1,0 +1,230 @@
+//! What an upstream said: checked, stripped of what was between it and us, and ready to be given to many askers.
+
+use hickory_proto::op::Message;
+
+use super::wire::{
+    HEADER, MAX_NAME, Query, RecordAt, flag, put_opt, put_u16, rcode, record_at, rtype, u16_at,
+    u32_at,
+};
+
+/// The longest we believe a positive answer.
+const MOST: u32 = 86_400;
+/// The longest we believe a negative one (RFC 2308 section 5).
+const MOST_NEGATIVE: u32 = 3_600;
+/// How long a failure is remembered (RFC 9520 section 3.2), so that askers cannot hammer a broken zone through us.
+const FAILURE: u32 = 1;
+/// The lifetime told with a stale answer (RFC 8767 section 4).
+pub(super) const STALE_TTL: u32 = 30;
+
+/// A whole answer without its OPT record, with the places of its lifetimes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Response {
+    pub(super) bytes: Box<[u8]>,
+    pub(super) ttls: Box<[u16]>,
+    pub(super) question_end: u16,
+    /// How long it may be kept, in seconds; 0 is not at all.
+    pub(super) ttl: u32,
+    /// Whether it holds an address of some private network (what DNS rebinding needs).
+    pub(super) private: bool,
+}
+
+/// What a walk over the records gathers.
+#[derive(Default)]
+struct Walk {
+    ttls: Vec<u16>,
+    positive: Option<u32>,
+    negative: Option<u32>,
+    private: bool,
+    opt: Option<RecordAt>,
+    answers: u16,
+}
+
+impl Response {
+    /// Checks a message that answers what was asked. `None` if it is malformed in any part.
+    #[must_use]
+    pub(super) fn parse(message: &[u8]) -> Option<Self> {
+        let question_end = question_end(message)?;
+        let mut walk = Walk::default();
+        let mut at = question_end;
+        for (section, counter) in [6, 8, 10].into_iter().enumerate() {
+            for _ in 0..u16_at(message, counter)? {
+                let record = record_at(message, at)?;
+                walk.take(message, section, &record)?;
+                at = record.end;
+            }
+        }
+        if let Some(opt) = walk.opt {
+            if opt.end != at {
+                return Self::parse(&without_opt(message)?);
+            }
+            at = opt.start;
+        }
+        let mut bytes: Box<[u8]> = message[..at].into();
+        if walk.opt.is_some() {
+            let additional = u16_at(message, 10)?.checked_sub(1)?;
+            put_u16(&mut bytes, 10, additional);
+        }
+        let code = walk.code(&bytes)?;
+        Some(Self {
+            ttl: walk.keep(&bytes, code),
+            private: walk.private,
+            ttls: walk.ttls.into(),
+            question_end: u16::try_from(question_end).ok()?,
+            bytes,
+        })
+    }
+
+    /// The response code.
+    #[must_use]
+    pub(super) fn code(&self) -> u8 {
+        self.bytes[3] & 15
+    }
+
+    /// Whether the upstream had more to say than fits into a datagram.
+    #[must_use]
+    pub(super) fn truncated(&self) -> bool {
+        self.bytes[2] & 2 != 0
+    }
+
+    /// Writes it as the reply to a query with the same question, `age` seconds after it came.
+    pub(super) fn write(&self, query: &Query<'_>, age: Age, limit: usize, out: &mut Vec<u8>) {
+        let question_end = usize::from(self.question_end);
+        out.clear();
+        if question_end != query.question_end {
+            return;
+        }
+        out.extend_from_slice(&self.bytes[..HEADER]);
+        out.extend_from_slice(&query.bytes[HEADER..question_end]);
+        out.extend_from_slice(&self.bytes[question_end..]);
+        for at in &self.ttls {
+            let at = usize::from(*at);
+            let told = u32_at(&self.bytes, at).unwrap_or(0);
+            let ttl = match age {
+                Age::Seconds(age) => told.saturating_sub(age),
+                Age::Stale => STALE_TTL,
+            };
+            out[at..at + 4].copy_from_slice(&ttl.to_be_bytes());
+        }
+        let said = u16_at(&self.bytes, 2).unwrap_or(0);
+        let mut flags = said & (flag::TC | 15);
+        if query.flags & flag::AD != 0 || query.dnssec_ok() {
+            flags |= said & flag::AD;
+        }
+        let opt = if query.edns.is_some() { 11 } else { 0 };
+        if out.len() + opt > limit {
+            out.truncate(question_end);
+            out[6..HEADER].fill(0);
+            flags |= flag::TC;
+        }
+        if opt > 0 {
+            put_opt(out, query.dnssec_ok(), 0);
+            let additional = u16_at(out, 10).unwrap_or(0).saturating_add(1);
+            put_u16(out, 10, additional);
+        }
+        let kept = query.flags & (flag::RD | flag::CD);
+        put_u16(out, 0, query.id);
+        put_u16(out, 2, flag::QR | flag::RA | kept | flags);
+    }
+}
+
+/// How old an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// Younger than its lifetime.
+    Seconds(u32),
+    /// Older, and given for want of a better.
+    Stale,
+}
+
+impl Walk {
+    fn take(&mut self, message: &[u8], section: usize, record: &RecordAt) -> Option<()> {
+        let data = message.get(record.data..record.end)?;
+        if record.rtype == rtype::OPT {
+            let proper = section == 2 && self.opt.is_none() && message[record.start] == 0;
+            self.opt = proper.then_some(*record);
+            return self.opt.map(|_| ());
+        }
+        // RFC 2181 section 8: the top bit is no time.
+        let ttl = if record.ttl >> 31 == 0 { record.ttl } else { 0 };
+        self.ttls.push(u16::try_from(record.ttl_at).ok()?);
+        if section == 0 {
+            self.answers += 1;
+            self.positive = Some(self.positive.map_or(ttl, |least| least.min(ttl)));
+            self.private |= private(record.rtype, data);
+        }
+        if section == 1 && record.rtype == rtype::SOA && data.len() >= 22 {
+            let minimum = u32_at(data, data.len() - 4)?;
+            self.negative = Some(ttl.min(minimum));
+        }
+        Some(())
+    }
+
+    /// The response code; an extended one (BADVERS and the like) is no answer.
+    fn code(&self, bytes: &[u8]) -> Option<u8> {
+        let extended = self.opt.map_or(0, |opt| opt.ttl >> 24);
+        (extended == 0).then(|| bytes.get(3).map(|b| b & 15))?
+    }
+
+    fn keep(&self, bytes: &[u8], code: u8) -> u32 {
+        let truncated = bytes.get(2).is_some_and(|b| b & 2 != 0);
+        match code {
+            _ if truncated => 0,
+            rcode::NO_ERROR if self.answers > 0 => self.positive.unwrap_or(0).min(MOST),
+            rcode::NO_ERROR | rcode::NX_DOMAIN => {
+                let aliases = self.positive.unwrap_or(u32::MAX);
+                self.negative
+                    .map_or(0, |ttl| ttl.min(aliases).min(MOST_NEGATIVE))
+            }
+            rcode::SERV_FAIL => FAILURE,
+            _ => 0,
+        }
+    }
+}
+
+/// The end of the one question.
+fn question_end(message: &[u8]) -> Option<usize> {
+    if u16_at(message, 4)? != 1 {
+        return None;
+    }
+    let mut at = HEADER;
+    loop {
+        let len = usize::from(*message.get(at)?);
+        if len > 63 || at - HEADER > MAX_NAME {
+            return None;
+        }
+        at += len + 1;
+        if len == 0 {
+            return (at + 4 <= message.len()).then_some(at + 4);
+        }
+    }
+}
+
+/// An OPT record that others follow: rare enough to be taken apart and put together again.
+fn without_opt(message: &[u8]) -> Option<Vec<u8>> {
+    let mut parsed = Message::from_vec(message).ok()?;
+    parsed.edns.take()?;
+    parsed.to_vec().ok()
+}
+
+/// Whether a record holds an address that only means something on some inner network.
+fn private(kind: u16, data: &[u8]) -> bool {
+    match kind {
+        rtype::A => <[u8; 4]>::try_from(data).is_ok_and(|octets| private4(octets.into())),
+        rtype::AAAA => <[u8; 16]>::try_from(data).is_ok_and(|octets| {
+            let v6 = std::net::Ipv6Addr::from(octets);
+            let mapped = v6.to_ipv4_mapped().is_some_and(private4);
+            mapped
+                || v6.is_loopback()
+                || v6.is_unspecified()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+        }),
+        _ => false,
+    }
+}
+
+fn private4(v4: std::net::Ipv4Addr) -> bool {
+    let [a, b, ..] = v4.octets();
+    let shared = a == 100 && b & 0xc0 == 64;
+    v4.is_private() || v4.is_loopback() || v4.is_link_local() || shared || a == 0
+}

@@ -1,0 +1,147 @@
+//! The upstreams themselves: how fast each is, whether it lives, and what it cannot stand.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+/// An upstream by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(pub(super) u32);
+
+/// Silences in a row after which an upstream counts as down.
+const PATIENCE: u32 = 2;
+/// How long an upstream that is down is spared, at first and at most (milliseconds).
+const REST: (u64, u64) = (2_000, 30_000);
+/// How long an answer may take before somebody else is asked too: unknown, least, most (milliseconds).
+const WAIT: (u64, u64, u64) = (400, 200, 1_000);
+
+/// What is known of one upstream.
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    /// Smoothed time to answer in milliseconds; 0 is unknown.
+    smoothed: u64,
+    silences: u32,
+    /// Until when it is spared.
+    down_until: u64,
+    last_heard: Option<u64>,
+    /// It failed with EDNS and worked without (RFC 6891 section 6.2.2).
+    pub(super) no_edns: bool,
+    /// It does not keep the case of the question.
+    pub(super) no_case: bool,
+}
+
+/// How an upstream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Up,
+    /// Its rest is over: worth a try beside a better one.
+    Probing,
+    Down,
+}
+
+impl Server {
+    pub(super) const fn standing(&self, now: u64) -> Standing {
+        if self.silences < PATIENCE {
+            Standing::Up
+        } else if now >= self.down_until {
+            Standing::Probing
+        } else {
+            Standing::Down
+        }
+    }
+
+    /// How long to wait for it before another is asked.
+    pub(super) fn patience(&self) -> u64 {
+        match self.smoothed {
+            0 => WAIT.0,
+            smoothed => (4 * smoothed).clamp(WAIT.1, WAIT.2),
+        }
+    }
+
+    /// It answered something that was sent at `sent`.
+    pub(super) fn heard(&mut self, now: u64, sent: u64) {
+        let took = now.saturating_sub(sent).max(1);
+        self.smoothed = if self.smoothed == 0 {
+            took
+        } else {
+            (7 * self.smoothed + took) / 8
+        };
+        self.silences = 0;
+        self.last_heard = Some(now);
+    }
+
+    /// It did not answer what was sent at `sent`. A slow name is not a dead server: that it answered others since is
+    /// proof of life.
+    pub(super) fn silent(&mut self, now: u64, sent: u64) {
+        if self.last_heard.is_none_or(|heard| heard < sent) {
+            self.fail(now, 1);
+        }
+    }
+
+    /// The kernel says that nobody is there.
+    pub(super) fn unreachable(&mut self, now: u64) {
+        self.fail(now, PATIENCE);
+    }
+
+    /// A probe was sent: the next one only after another rest.
+    pub(super) fn probed(&mut self, now: u64) {
+        self.down_until = now + self.rest();
+    }
+
+    fn fail(&mut self, now: u64, count: u32) {
+        self.silences = self.silences.saturating_add(count);
+        if self.silences >= PATIENCE {
+            self.down_until = now + self.rest();
+        }
+    }
+
+    fn rest(&self) -> u64 {
+        let doublings = self.silences.saturating_sub(PATIENCE).min(4);
+        (REST.0 << doublings).min(REST.1)
+    }
+}
+
+/// All upstreams of all networks; one that several networks name is one.
+#[derive(Debug, Default)]
+pub(super) struct Servers {
+    all: Vec<Server>,
+    by_address: HashMap<SocketAddr, ServerId>,
+}
+
+impl Servers {
+    pub(super) fn intern(&mut self, address: SocketAddr) -> ServerId {
+        if let Some(id) = self.by_address.get(&address) {
+            return *id;
+        }
+        let id = ServerId(u32::try_from(self.all.len()).unwrap_or(u32::MAX));
+        self.by_address.insert(address, id);
+        self.all.push(Server {
+            address,
+            smoothed: 0,
+            silences: 0,
+            down_until: 0,
+            last_heard: None,
+            no_edns: false,
+            no_case: false,
+        });
+        id
+    }
+
+    pub(super) fn get(&self, id: ServerId) -> Option<&Server> {
+        self.all.get(id.0 as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ServerId) -> Option<&mut Server> {
+        self.all.get_mut(id.0 as usize)
+    }
+
+    /// Whether there is nobody worth waiting for.
+    pub(super) fn all_down(&self, now: u64, ids: &[ServerId]) -> bool {
+        ids.iter()
+            .all(|id| self.standing(now, *id) == Standing::Down)
+    }
+
+    pub(super) fn standing(&self, now: u64, id: ServerId) -> Standing {
+        self.get(id).map_or(Standing::Down, |s| s.standing(now))
+    }
+}
