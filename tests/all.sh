@@ -44,7 +44,7 @@ tests() { # tests CARGO-TEST-ARGUMENTS...: many tests, counted one by one
 check "format" cargo fmt --all --check
 check "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
 check "the core without an OS" cargo clippy --quiet -p vnet-core --no-default-features -- -D warnings
-check "release build" cargo build --quiet --release -p netd -p virtio-net-backend
+check "release build" cargo build --quiet --release -p netd -p virtio-net-backend -p examples
 export VNET_BIN_DIR=$target/release
 tests --workspace
 
