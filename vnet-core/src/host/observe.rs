@@ -350,6 +350,7 @@ fn tap_options(infos: &[InfoTun]) -> Option<TapOptions> {
         attribute.emit_value(&mut value);
         match (attribute.kind(), value.as_slice()) {
             (OWNER, &[a, b, c, d]) => {
+                // Root may anyway: a tap of root's is nobody else's.
                 options.owner = Some(u32::from_ne_bytes([a, b, c, d])).filter(|uid| *uid != 0);
             }
             (TYPE, &[kind]) => tap = kind == TAP,

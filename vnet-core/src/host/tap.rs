@@ -18,6 +18,7 @@ use crate::types::IfName;
 const DEVICE: &str = "/dev/net/tun";
 /// Refuse to open a tap that is there already.
 const IFF_TUN_EXCL: libc::c_int = 0x8000;
+const ROOT: u32 = 0;
 
 /// Why a tap could not be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +62,7 @@ impl NewTap {
             file,
             name: name.clone(),
         };
-        if let Some(uid) = options.owner {
-            new.set_owner(uid)?;
-        }
+        new.set_owner(options.owner)?;
         Ok(new)
     }
 
@@ -75,7 +74,9 @@ impl NewTap {
         integer_ioctl(&self.file, libc::TUNSETPERSIST, 1).map_err(|e| explain(&self.name, e))
     }
 
-    fn set_owner(&self, uid: u32) -> Result<(), TapError> {
+    /// A tap without an owner can be opened by *everybody* who may open the device, so nobody's is root's.
+    fn set_owner(&self, owner: Option<u32>) -> Result<(), TapError> {
+        let uid = owner.unwrap_or(ROOT);
         integer_ioctl(&self.file, libc::TUNSETOWNER, libc::c_ulong::from(uid))
             .map_err(|e| explain(&self.name, e))
     }
@@ -100,11 +101,11 @@ pub fn open(
     Ok(files)
 }
 
-/// Lets another user open a tap that is there. The kernel cannot take an owner away: then it is root, who may anyway.
+/// Lets another user open a tap that is there.
 pub(super) fn set_owner(name: &IfName, options: TapOptions) -> Result<(), TapError> {
     let file = attach(name, options.multi_queue, 0)?;
     let name = name.clone();
-    NewTap { file, name }.set_owner(options.owner.unwrap_or(0))
+    NewTap { file, name }.set_owner(options.owner)
 }
 
 fn probe(name: &IfName) -> Result<OwnedFd, TapError> {

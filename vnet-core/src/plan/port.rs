@@ -1,6 +1,6 @@
 use super::{HostState, Knob, Link, LinkKind, Mark, PortFlags, Sysctl, TapOptions, bridge};
 use crate::model::{Home, Owner, Port, PortKind, World};
-use crate::types::IfName;
+use crate::types::{IfName, Mac};
 
 /// Adds what a port asks for.
 ///
@@ -21,6 +21,7 @@ pub(super) fn add(state: &mut HostState, world: &World, port: &Port) {
         PortKind::Tap { owner } | PortKind::TapFd { owner } => {
             let mark = Mark::Port(port.key.clone());
             let mut link = tap(mark, port.queues > 1, *owner, master);
+            link.mac = Some(host_end(port.mac));
             link.flags.isolated = live && port.isolated;
             add_tap(state, &port.interface, link);
         }
@@ -51,6 +52,14 @@ fn tap(mark: Mark, multi_queue: bool, owner: Option<Owner>, master: Option<&IfNa
     }
 }
 
+/// The MAC of the host's end of a tap: not the guest's, and high, since a bridge of the host that has no MAC of its
+/// own takes the lowest of its ports', and must not change it for a guest.
+fn host_end(guest: Mac) -> Mac {
+    let mut octets = guest.octets();
+    octets[0] = if octets[0] == 0xfe { 0xfa } else { 0xfe };
+    Mac(octets)
+}
+
 /// The host has no business of its own on a tap: without IPv6 it sends the guest no solicitations either.
 fn add_tap(state: &mut HostState, name: &IfName, link: Link) {
     let key = Sysctl::Interface(name.clone(), Knob::DisableIpv6);
@@ -77,6 +86,8 @@ fn add_uplink(state: &mut HostState, port: &Port, master: &IfName) {
     let name = uplink(home);
     let others = state.links.get(&name).is_none_or(|l| l.flags.isolated);
     let mut link = tap(Mark::Uplink(home.clone()), false, None, Some(master));
+    let [a, b, c, d] = hash(home).to_be_bytes();
+    link.mac = Some(Mac([0xfe, 0x54, a, b, c, d]));
     link.flags.isolated = others && port.isolated;
     add_tap(state, &name, link);
 }
@@ -84,11 +95,14 @@ fn add_uplink(state: &mut HostState, port: &Port, master: &IfName) {
 /// The name of the tap by which the vhost-user ports of a home hang on its bridge.
 #[must_use]
 pub fn uplink(home: &Home) -> IfName {
-    // FNV-1a, since the name must be the same in every process and version.
-    let hash = home.to_string().bytes().fold(0x811c_9dc5_u32, |h, b| {
-        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
-    });
-    format!("vu-{hash:08x}")
+    format!("vu-{:08x}", hash(home))
         .parse()
         .expect("eleven letters and digits are an interface name")
+}
+
+/// FNV-1a, since it must be the same in every process and version.
+fn hash(home: &Home) -> u32 {
+    home.to_string().bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }

@@ -68,7 +68,7 @@ pub struct BridgeOptions {
 pub struct TapOptions {
     /// Whether it takes several queues. Fixed for life, and whoever opens it must ask for the same.
     pub multi_queue: bool,
-    /// The user that may open it besides root.
+    /// The user that may open it besides root; never root.
     pub owner: Option<u32>,
 }
 
@@ -196,51 +196,65 @@ impl fmt::Display for Route {
     }
 }
 
-impl fmt::Display for LinkKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl LinkKind {
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Bridge(_) => "bridge",
+            Self::Tap(_) => "tap",
+            Self::Other => "link",
+        }
+    }
+
+    /// `bridge virbr0, stp on, forward delay 200`
+    pub(super) fn describe(&self, f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+        write!(f, "{}{name}", self.word())?;
         match self {
             Self::Bridge(BridgeOptions { stp, forward_delay }) => {
-                write!(f, "bridge")?;
-                if *stp {
-                    write!(f, " stp on, forward delay {forward_delay}")?;
+                if *stp || *forward_delay != 0 {
+                    let word = if *stp { "on" } else { "off" };
+                    write!(f, ", stp {word}, forward delay {forward_delay}")?;
                 }
-                Ok(())
             }
             Self::Tap(TapOptions { multi_queue, owner }) => {
-                write!(f, "tap")?;
                 if *multi_queue {
-                    write!(f, " multi-queue")?;
+                    write!(f, ", multi-queue")?;
                 }
                 if let Some(uid) = owner {
-                    write!(f, " owner {uid}")?;
+                    write!(f, ", owner {uid}")?;
                 }
-                Ok(())
             }
-            Self::Other => write!(f, "link"),
+            Self::Other => {}
         }
+        Ok(())
     }
 }
 
-/// `bridge mac 52:54:00:00:00:01 mtu 1500 up [netd:...]`
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.describe(f, "")
+    }
+}
+
+/// `bridge, mac 52:54:00:00:00:01, mtu 1500, up [netd:...]`
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.kind)?;
         if let Some(mac) = self.mac {
-            write!(f, " mac {mac}")?;
+            write!(f, ", mac {mac}")?;
         }
         if let Some(mtu) = self.mtu {
-            write!(f, " mtu {mtu}")?;
+            write!(f, ", mtu {mtu}")?;
         }
         if let Some(master) = &self.master {
-            write!(f, " on {master}")?;
+            write!(f, ", on {master}")?;
         }
         if self.flags.isolated {
-            write!(f, " isolated")?;
+            write!(f, ", isolated")?;
         }
         if self.flags.hairpin {
-            write!(f, " hairpin")?;
+            write!(f, ", hairpin")?;
         }
-        write!(f, "{}", if self.up { " up" } else { " down" })?;
+        write!(f, "{}", if self.up { ", up" } else { ", down" })?;
         match &self.mark {
             Some(mark) => write!(f, " [{mark}]"),
             None => write!(f, " [not ours]"),

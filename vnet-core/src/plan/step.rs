@@ -133,7 +133,7 @@ impl fmt::Display for Step {
 /// `bridge virbr0, mac 52:54:00:00:00:01, mtu 1500, route_localnet 0, disable_ipv6 1`
 impl fmt::Display for NewLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.link.kind, self.name)?;
+        self.link.kind.describe(f, &format!(" {}", self.name))?;
         if let Some(mac) = self.link.mac {
             write!(f, ", mac {mac}")?;
         }
@@ -171,36 +171,39 @@ fn firewall(f: &mut fmt::Formatter<'_>, change: &Change) -> fmt::Result {
     }
 }
 
+/// ` mtu 9000, onto virbr0, isolated on, up`
 fn changes(f: &mut fmt::Formatter<'_>, from: &Link, to: &Link) -> fmt::Result {
+    let mut said = Vec::new();
     if from.mark != to.mark {
         let text = |mark: &Option<Mark>| mark.as_ref().map_or("none".to_owned(), Mark::to_string);
-        write!(f, " mark {} -> {}", text(&from.mark), text(&to.mark))?;
+        said.push(format!("mark {} -> {}", text(&from.mark), text(&to.mark)));
     }
     if from.kind != to.kind {
-        write!(f, " {} -> {}", from.kind, to.kind)?;
+        said.push(format!("{} -> {}", from.kind, to.kind));
     }
     if let (true, Some(mac)) = (from.mac != to.mac, to.mac) {
-        write!(f, " mac {mac}")?;
+        said.push(format!("mac {mac}"));
     }
     if let (true, Some(mtu)) = (from.mtu != to.mtu, to.mtu) {
-        write!(f, " mtu {mtu}")?;
+        said.push(format!("mtu {mtu}"));
     }
     match (&from.master, &to.master) {
         (from, to) if from == to => {}
-        (_, Some(bridge)) => write!(f, " onto {bridge}")?,
-        (Some(bridge), None) => write!(f, " off {bridge}")?,
+        (_, Some(bridge)) => said.push(format!("onto {bridge}")),
+        (Some(bridge), None) => said.push(format!("off {bridge}")),
         (None, None) => {}
     }
     let word = |on: bool| if on { "on" } else { "off" };
     if from.flags.isolated != to.flags.isolated {
-        write!(f, " isolated {}", word(to.flags.isolated))?;
+        said.push(format!("isolated {}", word(to.flags.isolated)));
     }
     if from.flags.hairpin != to.flags.hairpin {
-        write!(f, " hairpin {}", word(to.flags.hairpin))?;
+        said.push(format!("hairpin {}", word(to.flags.hairpin)));
     }
     match (from.up, to.up) {
-        (false, true) => write!(f, " up"),
-        (true, false) => write!(f, " down"),
-        (true, true) | (false, false) => Ok(()),
+        (false, true) => said.push("up".to_owned()),
+        (true, false) => said.push("down".to_owned()),
+        (true, true) | (false, false) => {}
     }
+    write!(f, " {}", said.join(", "))
 }
