@@ -64,23 +64,28 @@ fn add_port(rules: &mut Ruleset, port: &Port, network: Option<&Network>) {
     rules.add(SetName::OwnedMac, [port.mac.into()]);
     let subnets = network.is_some_and(|n| !n.subnets4.is_empty() || !n.subnets6.is_empty());
     let roams = network.is_some_and(|n| n.subnets6.iter().any(|s| autonomous(s.dhcp.mode)));
+    if !subnets && port.ipv4.is_empty() {
+        rules.add(SetName::Free4, [name()]);
+    }
     if roams {
         rules.add(SetName::Roaming6, [name()]);
-    } else if subnets || !port.ipv6.is_empty() {
-        rules.add(SetName::Held6, [name()]);
     }
-    if subnets || !port.ipv4.is_empty() {
-        rules.add(SetName::Held4, [name()]);
+    if roams || !subnets && port.ipv6.is_empty() {
+        rules.add(SetName::Free6, [name()]);
     }
-    if network.is_some() {
-        owned(rules, port, &own6);
+    if let Some(network) = network {
+        owned(rules, port, network, &own6);
     }
 }
 
 /// Subnets of ours never overlap, so an address of theirs has one owner.
-fn owned(rules: &mut Ruleset, port: &Port, own6: &[Ipv6Addr]) {
+fn owned(rules: &mut Ruleset, port: &Port, network: &Network, own6: &[Ipv6Addr]) {
     for address in &port.ipv4 {
         rules.add(SetName::Owned4, [(*address).into()]);
+    }
+    if network.subnets6.is_empty() {
+        // Only link-local addresses are in use, between ports that are all held to theirs.
+        return;
     }
     for address in own6 {
         rules.add(SetName::Owned6, [(*address).into()]);
@@ -172,7 +177,11 @@ fn claim6() -> Vec<Rule> {
     vec![
         Rule::new([], Action::MarkTarget),
         drop([is(&[Mark], SetName::OwnedTarget6), foreign()]),
-        drop([is(&[Iif], SetName::Held6), foreign()]),
+        drop([
+            is(&[Iif], SetName::Guarded),
+            not(&[Iif], SetName::Free6),
+            foreign(),
+        ]),
         Rule::new([], Action::ClearMark),
     ]
 }
@@ -183,7 +192,7 @@ fn guard_arp() -> Vec<Rule> {
         // A probe (RFC 5227) claims nothing.
         accept([word(ArpAddress, "0.0.0.0")]),
         accept([is(&[Iif, ArpAddress], SetName::Address4)]),
-        drop([is(&[Iif], SetName::Held4)]),
+        drop([not(&[Iif], SetName::Free4)]),
     ]
 }
 
@@ -194,7 +203,7 @@ fn guard_ip4() -> Vec<Rule> {
         drop(udp_from(&[67])),
         accept([word(Source4, "0.0.0.0"), udp, client, server]),
         accept([is(&[Iif, Source4], SetName::Address4)]),
-        drop([is(&[Iif], SetName::Held4)]),
+        drop([not(&[Iif], SetName::Free4)]),
         drop([is(&[Source4], SetName::Owned4)]),
     ]
 }
@@ -215,7 +224,7 @@ fn guard_ip6() -> Vec<Rule> {
         drop(udp_from(&[547])),
         accept([word(Source6, "::"), one_of(Icmp6, &from_nobody)]),
         accept([is(&[Iif, Source6], SetName::Address6)]),
-        drop([is(&[Iif], SetName::Held6)]),
+        drop([not(&[Iif], SetName::Free6)]),
         drop([is(&[Source6], SetName::Owned6)]),
         drop([
             is(&[Iif], SetName::Roaming6),

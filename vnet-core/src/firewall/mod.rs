@@ -17,6 +17,7 @@
 //! | `forward` | forward modes and access to the host |
 //! | `publish` | address translation, both ways: published ports and the way out |
 //! | `guard` | what a port may send |
+//! | `read` | what nft prints, as a ruleset |
 //! | `render` | nft's JSON (feature `host`) |
 //!
 //! Not here: running nft or watching the kernel (`host::nft`), sysctls and bridge flags (`plan`).
@@ -24,13 +25,14 @@
 mod forward;
 mod guard;
 mod publish;
+pub mod read;
+#[cfg(feature = "host")]
+pub mod render;
 mod rule;
 mod ruleset;
 mod set;
 
 pub use rule::{Action, At, Chain, Field, Hook, Place, Rule, Test, Value, With};
-#[cfg(feature = "host")]
-pub(crate) use ruleset::chains;
 pub use ruleset::{Change, ElementChange, Frame, Ruleset};
 pub use set::{Atom, Column, Element, SetName, SetSpec, Table, Translation};
 

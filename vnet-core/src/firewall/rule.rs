@@ -155,7 +155,7 @@ pub enum Field {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// About the packet, not in it.
-    Meta,
+    Meta(&'static str),
     /// In a header of this protocol.
     Header(&'static str, &'static str),
     /// Of the connection.
@@ -198,7 +198,11 @@ impl Field {
     #[must_use]
     pub const fn place(self) -> Place {
         match self {
-            Self::Iif | Self::Oif | Self::Family | Self::Transport | Self::Mark => Place::Meta,
+            Self::Iif => Place::Meta("iifname"),
+            Self::Oif => Place::Meta("oifname"),
+            Self::Family => Place::Meta("nfproto"),
+            Self::Transport => Place::Meta("l4proto"),
+            Self::Mark => Place::Meta("mark"),
             Self::SourcePort => Place::Header("th", "sport"),
             Self::DestinationPort => Place::Header("th", "dport"),
             Self::Source4 => Place::Header("ip", "saddr"),

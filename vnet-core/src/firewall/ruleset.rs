@@ -62,8 +62,7 @@ impl Ruleset {
     }
 
     /// What was read from the kernel.
-    #[cfg(feature = "host")]
-    pub(crate) const fn observed(
+    pub(super) const fn observed(
         frame: Frame,
         elements: BTreeMap<SetName, BTreeSet<Element>>,
     ) -> Self {
@@ -164,16 +163,13 @@ impl Ruleset {
     }
 
     fn translations(&self) -> Vec<Translation> {
-        let nat = |set: &SetName| match set {
-            SetName::Nat(translation) => Some(*translation),
-            _ => None,
-        };
-        self.elements.keys().filter_map(nat).collect()
+        let sets = self.elements.keys();
+        sets.filter_map(|set| set.translation()).collect()
     }
 }
 
 /// Every chain of a ruleset with these translations.
-pub(crate) fn chains(translations: &[Translation]) -> Vec<Chain> {
+pub(super) fn chains(translations: &[Translation]) -> Vec<Chain> {
     let mut all = forward::chains();
     all.extend(publish::chains(translations));
     all.extend(guard::chains());

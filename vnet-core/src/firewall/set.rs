@@ -97,15 +97,15 @@ pub enum SetName {
     PortMac,
     /// MACs that only their own port may use.
     OwnedMac,
-    /// Guarded ports whose IPv4 addresses are all known.
-    Held4,
+    /// Guarded ports whose IPv4 addresses are not all known.
+    Free4,
     /// Which IPv4 address a port has.
     Address4,
     /// IPv4 addresses that only their own port may claim.
     Owned4,
-    /// Guarded ports whose IPv6 addresses are all known.
-    Held6,
-    /// Guarded ports that make their own addresses in a prefix that allows it.
+    /// Guarded ports whose IPv6 addresses are not all known.
+    Free6,
+    /// Those of them that make their own addresses in a prefix that allows it.
     Roaming6,
     /// Prefixes in which guests make their own addresses.
     Prefix6,
@@ -206,10 +206,10 @@ impl SetName {
         Self::Guarded,
         Self::PortMac,
         Self::OwnedMac,
-        Self::Held4,
+        Self::Free4,
         Self::Address4,
         Self::Owned4,
-        Self::Held6,
+        Self::Free6,
         Self::Roaming6,
         Self::Prefix6,
         Self::Address6,
@@ -247,10 +247,10 @@ impl SetName {
             Self::Guarded => "vnet_guarded",
             Self::PortMac => "vnet_port_mac",
             Self::OwnedMac => "vnet_owned_mac",
-            Self::Held4 => "vnet_held4",
+            Self::Free4 => "vnet_free4",
             Self::Address4 => "vnet_address4",
             Self::Owned4 => "vnet_owned4",
-            Self::Held6 => "vnet_held6",
+            Self::Free6 => "vnet_free6",
             Self::Roaming6 => "vnet_roaming6",
             Self::Prefix6 => "vnet_prefix6",
             Self::Address6 => "vnet_address6",
@@ -259,6 +259,16 @@ impl SetName {
             Self::OwnedTarget6 => "vnet_owned_target6",
             Self::Reflect => "vnet_reflect",
         })
+    }
+
+    /// The translation that this is the set of.
+    #[must_use]
+    #[allow(clippy::wildcard_enum_match_arm, reason = "a question about one kind")]
+    pub const fn translation(self) -> Option<Translation> {
+        match self {
+            Self::Nat(translation) => Some(translation),
+            _ => None,
+        }
     }
 
     /// The set by its name in nft.
@@ -294,7 +304,7 @@ impl SetName {
             Self::PublishAddress4 => (Table::Inet, &[Protocol, Port], Some(Ip4)),
             Self::PublishAddress6 => (Table::Inet, &[Protocol, Port], Some(Ip6)),
             Self::PublishPort4 | Self::PublishPort6 => (Table::Inet, &[Protocol, Port], Some(Port)),
-            Self::Guarded | Self::Held4 | Self::Held6 | Self::Roaming6 => {
+            Self::Guarded | Self::Free4 | Self::Free6 | Self::Roaming6 => {
                 (Table::Bridge, &[Interface], None)
             }
             Self::Reflect => (Table::Bridge, &[Interface, Interface], None),

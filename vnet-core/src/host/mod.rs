@@ -10,12 +10,14 @@
 //! | `link`, `address`, `route`, `sysctl` | one step each |
 //! | `tap` | the ioctls |
 //! | `neighbour` | who has been heard |
+//! | `nft` | the firewall, by running nft |
 //! | `survey` | what the host has that is not ours |
 //! | `watch` | what changes behind our back |
 
 mod address;
 mod link;
 mod neighbour;
+pub mod nft;
 mod observe;
 mod route;
 mod socket;
