@@ -161,16 +161,16 @@ impl Client {
     }
 
     fn send(&self, verb: &str, path: &str, body: &[u8]) -> Result<Answer, Failure> {
-        let mut stream = UnixStream::connect(&self.socket).map_err(|why| match why.kind() {
-            io::ErrorKind::PermissionDenied => Failure::Forbidden(format!(
+        let refused = |why: io::Error| {
+            if why.kind() != io::ErrorKind::PermissionDenied {
+                return Failure::NoDaemon { socket: self.socket.clone(), why };
+            }
+            Failure::Forbidden(format!(
                 "you may not talk to the daemon on {}: be root or join the group `netd`",
                 self.socket.display()
-            )),
-            _ => Failure::NoDaemon {
-                socket: self.socket.clone(),
-                why,
-            },
-        })?;
+            ))
+        };
+        let mut stream = UnixStream::connect(&self.socket).map_err(refused)?;
         let head = format!(
             "{verb} {path} HTTP/1.1\r\nhost: netd\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             body.len()

@@ -95,13 +95,13 @@ impl Driver {
 
     /// The firewall after a plan. A transaction of nft is all or nothing, so what it did needs no look.
     fn firewall_after(&self, plan: &Plan) -> Option<Ruleset> {
-        let changes = plan.steps().filter_map(|step| match step {
-            Step::Firewall { change, .. } => Some(change),
-            _ => None,
-        });
-        changes.fold(self.observed.firewall.clone(), |rules, change| {
-            Some(rules?.after(change))
-        })
+        let mut rules = self.observed.firewall.clone();
+        for step in plan.steps() {
+            if let Step::Firewall { change, .. } = step {
+                rules = rules.map(|rules| rules.after(change));
+            }
+        }
+        rules
     }
 
     /// Brings the kernel back to a world, as far as it goes; what is left is drift, which is repaired as such.

@@ -120,7 +120,7 @@ impl Driver {
 
     /// Serves commands, drift and lease events until told to end.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut drift = reconcile::Drift::watch(&self.events);
+        let mut drift = reconcile::Drift::watch(&self.tools.kernel, &self.events);
         let mut leases = self.tools.leases.subscribe();
         loop {
             tokio::select! {
@@ -132,7 +132,7 @@ impl Driver {
                     Some(command) => self.obey(command).await,
                     None => return,
                 },
-                () = drift.settled() => self.reconcile().await,
+                scope = drift.settled() => self.reconcile(&scope).await,
                 home = self.backends.death() => self.revive(&home),
                 event = leases.recv() => self.lease_event(event).await,
             }

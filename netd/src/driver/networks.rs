@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use vnet_core::config::native::NetworkDoc;
-use vnet_core::model::{Network, World};
+use vnet_core::model::{Network, Subnet4, World};
 use vnet_core::plan::Scope;
 use vnet_core::store::{Op, Table};
 use vnet_core::types::NetworkName;
@@ -353,16 +353,14 @@ fn settle_one(
 
 /// Says which of several documents a refusal is about.
 fn place(i: usize, doc: &NetworkDoc, request: &ApplyRequest, refusal: Refusal) -> Refusal {
-    match refusal {
-        Refusal::Invalid(text) if request.networks.len() > 1 => {
-            let lines: Vec<_> = text
-                .lines()
-                .map(|l| format!("network[{i}] ({}): {l}", doc.name))
-                .collect();
-            Refusal::Invalid(lines.join("\n"))
-        }
-        other => other,
+    let Refusal::Invalid(text) = &refusal else {
+        return refusal;
+    };
+    if request.networks.len() == 1 {
+        return refusal;
     }
+    let lines = text.lines().map(|l| format!("network[{i}] ({}): {l}", doc.name));
+    Refusal::Invalid(lines.collect::<Vec<_>>().join("\n"))
 }
 
 fn keeps_its_identity(old: Option<&Network>, new: &Network) -> Result<(), Refusal> {
@@ -388,17 +386,13 @@ fn choices(doc: &NetworkDoc, network: &Network, action: Action) -> Vec<String> {
     if action != Action::Created || doc.name != "default" {
         return notes;
     }
-    if let Some(subnet) = network
-        .subnets4
-        .first()
-        .filter(|s| s.gateway().octets() != [192, 168, 122, 1])
-    {
-        if doc.open_subnets() > 0 {
-            notes.push(format!(
-                "192.168.122.0/24 is in use on this host: network default is {}",
-                subnet.prefix()
-            ));
-        }
+    let familiar = |s: &&Subnet4| s.gateway().octets() == [192, 168, 122, 1];
+    let subnet = network.subnets4.first().filter(|s| !familiar(s));
+    if let (Some(subnet), true) = (subnet, doc.open_subnets() > 0) {
+        notes.push(format!(
+            "192.168.122.0/24 is in use on this host: network default is {}",
+            subnet.prefix()
+        ));
     }
     if doc.bridge.is_none() && network.bridge.name.as_str() != "virbr0" {
         notes.push(format!(

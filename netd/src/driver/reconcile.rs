@@ -1,56 +1,105 @@
 //! Drift: somebody else changed our links or rules. Seen by the kernel's own notices, repaired within a second.
+//!
+//! Our own changes are noticed too. Looking at what was touched finds them as they should be, and nothing is done.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use vnet_core::host::watch::Watch;
+use vnet_core::host::nft_watch::NftWatch;
+use vnet_core::host::watch::{self, Watch};
 use vnet_core::plan::{self, Scope};
+use vnet_core::types::IfName;
 
 use super::{Driver, Events};
+use vnet_core::host::Kernel;
 
 /// Notices come in bursts; the last of a burst is waited for this long.
 const SETTLE: Duration = Duration::from_millis(40);
+/// More notices than this wait for nobody: then everything is looked at.
+const BACKLOG: usize = 4096;
 
-/// The kernel's notices, made into one signal.
-pub(super) struct Drift(mpsc::Receiver<()>);
+/// The kernel's notices.
+pub(super) struct Drift(mpsc::Receiver<Notice>);
+
+/// Where to look.
+enum Notice {
+    Link(IfName),
+    Settings,
+    Everything,
+}
 
 impl Drift {
     /// Listens from now on.
-    pub(super) fn watch(events: &Events) -> Self {
-        let (sender, receiver) = mpsc::channel(1);
+    pub(super) fn watch(kernel: &Kernel, events: &Events) -> Self {
+        let (sender, receiver) = mpsc::channel(BACKLOG);
         match Watch::new() {
-            Ok(mut watch) => {
-                tokio::spawn(async move {
-                    loop {
-                        watch.next().await;
-                        // A signal that is already waiting is enough.
-                        let _ = sender.try_send(());
-                    }
-                });
-            }
-            Err(error) => events.emit(
-                "drift.blind",
-                None,
-                format!("changes of links are not seen: {error}"),
-            ),
+            Ok(watch) => drop(tokio::spawn(links(watch, sender.clone()))),
+            Err(error) => blind(events, "links", &error),
+        }
+        match NftWatch::new(kernel.nft().children()) {
+            Ok(watch) => drop(tokio::spawn(rules(watch, sender))),
+            Err(error) => blind(events, "the firewall", &error),
         }
         Self(receiver)
     }
 
-    /// Returns when something changed and has come to rest.
-    pub(super) async fn settled(&mut self) {
-        if self.0.recv().await.is_none() {
-            std::future::pending::<()>().await;
+    /// Returns when something changed and has come to rest: where to look.
+    pub(super) async fn settled(&mut self) -> Scope {
+        let mut scope = Scope::Links(BTreeSet::new());
+        match self.0.recv().await {
+            Some(notice) => notice.add_to(&mut scope),
+            None => return std::future::pending().await,
         }
         tokio::time::sleep(SETTLE).await;
-        while self.0.try_recv().is_ok() {}
+        while let Ok(notice) = self.0.try_recv() {
+            notice.add_to(&mut scope);
+        }
+        scope
+    }
+}
+
+impl Notice {
+    fn add_to(self, scope: &mut Scope) {
+        match (self, &mut *scope) {
+            (Self::Everything, _) => *scope = Scope::All,
+            (Self::Link(name), Scope::Links(names)) => drop(names.insert(name)),
+            (Self::Link(_), Scope::All) | (Self::Settings, _) => {}
+        }
+    }
+}
+
+fn blind(events: &Events, what: &str, error: &std::io::Error) {
+    events.emit("drift.blind", None, format!("changes of {what} by others are not seen: {error}"));
+}
+
+async fn links(mut watch: Watch, sender: mpsc::Sender<Notice>) {
+    loop {
+        let notice = match watch.next().await {
+            watch::Drift::Link(name) | watch::Drift::Address(name) => Notice::Link(name),
+            watch::Drift::Forwarding => Notice::Settings,
+            watch::Drift::OurRoute | watch::Drift::Resync => Notice::Everything,
+            watch::Drift::ForeignRoute => continue,
+        };
+        if sender.send(notice).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn rules(mut watch: NftWatch, sender: mpsc::Sender<Notice>) {
+    loop {
+        watch.next().await;
+        if sender.send(Notice::Everything).await.is_err() {
+            return;
+        }
     }
 }
 
 impl Driver {
     /// Looks, and puts right what is not as the world says.
-    pub(super) async fn reconcile(&mut self) {
-        self.look(&Scope::All).await;
+    pub(super) async fn reconcile(&mut self, scope: &Scope) {
+        self.look(scope).await;
         let mut desired = plan::desired(&self.world);
         self.remembered.complete(&mut desired, &self.observed);
         let (plan, conflicts) = plan::settle(&self.observed, &desired);
@@ -65,24 +114,14 @@ impl Driver {
             Ok(done) => {
                 self.remembered.learn(&done);
                 self.repairs += 1;
-                self.events.emit(
-                    "drift.repaired",
-                    None,
-                    format!("put right: {}", steps.join("; ")),
-                );
+                let text = format!("put right: {}", steps.join("; "));
+                self.events.emit("drift.repaired", None, text);
             }
             Err(back) => {
-                self.events
-                    .emit("drift.failed", None, format!("cannot be put right: {back}"))
+                let text = format!("cannot be put right: {back}");
+                self.events.emit("drift.failed", None, text);
             }
         }
         self.look(&Scope::All).await;
-        self.retell_services().await;
-    }
-
-    /// Sockets on a bridge that was made anew must be opened anew.
-    async fn retell_services(&mut self) {
-        let all: Vec<_> = self.world.active.iter().cloned().collect();
-        self.tell_services(&all).await;
     }
 }
