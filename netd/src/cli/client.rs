@@ -163,7 +163,10 @@ impl Client {
     fn send(&self, verb: &str, path: &str, body: &[u8]) -> Result<Answer, Failure> {
         let refused = |why: io::Error| {
             if why.kind() != io::ErrorKind::PermissionDenied {
-                return Failure::NoDaemon { socket: self.socket.clone(), why };
+                return Failure::NoDaemon {
+                    socket: self.socket.clone(),
+                    why,
+                };
             }
             Failure::Forbidden(format!(
                 "you may not talk to the daemon on {}: be root or join the group `netd`",

@@ -359,7 +359,9 @@ fn place(i: usize, doc: &NetworkDoc, request: &ApplyRequest, refusal: Refusal) -
     if request.networks.len() == 1 {
         return refusal;
     }
-    let lines = text.lines().map(|l| format!("network[{i}] ({}): {l}", doc.name));
+    let lines = text
+        .lines()
+        .map(|l| format!("network[{i}] ({}): {l}", doc.name));
     Refusal::Invalid(lines.collect::<Vec<_>>().join("\n"))
 }
 

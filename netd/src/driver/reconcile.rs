@@ -70,7 +70,11 @@ impl Notice {
 }
 
 fn blind(events: &Events, what: &str, error: &std::io::Error) {
-    events.emit("drift.blind", None, format!("changes of {what} by others are not seen: {error}"));
+    events.emit(
+        "drift.blind",
+        None,
+        format!("changes of {what} by others are not seen: {error}"),
+    );
 }
 
 async fn links(mut watch: Watch, sender: mpsc::Sender<Notice>) {

@@ -10,7 +10,7 @@
 //! | `link`, `address`, `route`, `sysctl` | one step each |
 //! | `tap` | the ioctls |
 //! | `neighbour` | who has been heard |
-//! | `nft` | the firewall, by running nft |
+//! | `nft`, `nft_watch` | the firewall, by running nft; what others do to it |
 //! | `survey` | what the host has that is not ours |
 //! | `watch` | what changes behind our back |
 
@@ -18,6 +18,7 @@ mod address;
 mod link;
 mod neighbour;
 pub mod nft;
+pub mod nft_watch;
 mod observe;
 mod route;
 mod socket;
@@ -40,6 +41,7 @@ use worker::Desk;
 #[derive(Clone)]
 pub struct Kernel {
     desk: Desk,
+    nft: nft::Nft,
 }
 
 impl Kernel {
@@ -50,6 +52,7 @@ impl Kernel {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             desk: Desk::open()?,
+            nft: nft::Nft::new(),
         })
     }
 
@@ -71,20 +74,43 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// The firewall's runner, which knows the changes that are our own.
+    #[must_use]
+    pub const fn nft(&self) -> &nft::Nft {
+        &self.nft
+    }
+}
+
+/// Links, addresses and sysctls go by netlink on a thread of their own; the firewall goes by nft. A look at some links
+/// does not list the firewall: its transactions are all or nothing, and what others do to it is noticed.
 impl Host for Kernel {
     async fn apply(&mut self, step: &Step) -> Result<(), StepError> {
+        if let Step::Firewall { change, .. } = step {
+            let done = self.nft.apply(change).await;
+            return done.map_err(|error| StepError(error.to_string()));
+        }
         let step = step.clone();
         self.desk.run(move |worker| worker.take(&step)).await?
     }
 
     async fn apply_stage(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
+        if let [step @ Step::Firewall { .. }] = steps {
+            return vec![self.apply(step).await];
+        }
         let steps = steps.to_vec();
         let done = self.desk.run(move |worker| worker.take_all(&steps)).await;
         done.unwrap_or_else(|error| vec![Err(error)])
     }
 
     async fn observe(&mut self, scope: &Scope) -> Result<HostState, StepError> {
-        let scope = scope.clone();
-        self.desk.run(move |worker| worker.observe(&scope)).await?
+        let look = scope.clone();
+        let mut seen = self.desk.run(move |worker| worker.observe(&look)).await??;
+        if *scope == Scope::All {
+            let rules = self.nft.observe().await;
+            let rules = rules.map_err(|error| StepError(error.to_string()))?;
+            seen.firewall = Some(rules.unwrap_or_default());
+        }
+        Ok(seen)
     }
 }

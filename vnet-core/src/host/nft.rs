@@ -56,7 +56,7 @@ impl Children {
 }
 
 /// The nftables of the network namespace that the calling thread is in.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Nft {
     children: Children,
 }
