@@ -15,6 +15,7 @@ use virtio_net_backend::process::network::{Middle, Network, Uplink};
 use virtio_net_backend::process::port::{Door, Port};
 use virtio_net_backend::process::{Worker, sandbox};
 use virtio_net_backend::switch::{self, Switch, Time};
+use virtio_net_backend::transport::vhost_user::lost_memory;
 use vnet_core::types::Mac;
 
 /// Addresses that the switch of one network learns.
@@ -71,6 +72,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .map(|name| open_tap(name, arguments.mtu))
         .transpose()?;
     let signals = stop_signals().context("signals")?;
+    lost_memory::install().context("SIGBUS")?;
     let main_path = [&arguments.control, &arguments.socket, &arguments.connect]
         .into_iter()
         .flatten()

@@ -17,7 +17,7 @@ use super::network::{Middle, Network};
 use super::poll::{Poll, Source};
 use super::port::{Door, Port};
 use crate::switch::{PortIndex, Time};
-use crate::transport::vhost_user::Event;
+use crate::transport::vhost_user::{Event, lost_memory};
 
 /// Turns between two looks at the poll set while frames move.
 const TURNS_PER_LOOK: u32 = 8;
@@ -175,8 +175,31 @@ impl Worker {
         for number in std::mem::take(&mut self.unserved) {
             self.serve(number);
         }
+        if lost_memory::take_any() {
+            self.end_lost();
+        }
         self.timers();
         Ok(())
+    }
+
+    /// Ends the sessions whose guest memory went away.
+    fn end_lost(&mut self) {
+        let is_lost = |port: &Port| {
+            port.session
+                .as_ref()
+                .is_some_and(|session| session.has_lost_memory())
+        };
+        let lost: Vec<u16> = self
+            .network
+            .ports()
+            .filter(|(_, port)| is_lost(port))
+            .map(|(n, _)| n)
+            .collect();
+        for number in lost {
+            tracing::warn!(number, "guest memory went away; frontend dropped");
+            self.end(number);
+            self.knock(number);
+        }
     }
 
     fn timers(&mut self) {

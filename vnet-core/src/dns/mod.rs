@@ -23,6 +23,8 @@ mod reverse;
 mod servers;
 pub(crate) mod slab;
 
+#[cfg(test)]
+mod tests;
 pub mod wire;
 mod zone;
 

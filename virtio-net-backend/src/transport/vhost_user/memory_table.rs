@@ -8,6 +8,7 @@ use std::sync::Arc;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::fds;
+use super::lost_memory::Watched;
 use super::message::MemoryRegion;
 use crate::device::Memory;
 
@@ -46,6 +47,7 @@ pub struct MemoryTable {
 #[derive(Debug)]
 struct Entry {
     region: MemoryRegion,
+    watched: Option<Watched>,
     mapped: Arc<GuestRegionMmap>,
     /// How often it was added: QEMU (7.2) adds and removes each region once for each queue pair.
     times: usize,
@@ -96,8 +98,10 @@ impl MemoryTable {
             return Err(BadTable::Overlap);
         }
         let mapped = Arc::new(map(region, fd)?);
+        let watched = Watched::new(&mapped);
         self.regions.push(Entry {
             region,
+            watched,
             mapped,
             times: 1,
         });
@@ -124,6 +128,14 @@ impl MemoryTable {
             self.regions.remove(at);
         }
         Ok(())
+    }
+
+    /// Whether memory of the guest went away while it was mapped.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.regions
+            .iter()
+            .any(|entry| entry.watched.as_ref().is_some_and(Watched::is_lost))
     }
 
     /// The guest's memory as the device wants it; `None` while there is none.

@@ -12,6 +12,7 @@
 pub mod backend_channel;
 pub mod fds;
 pub mod inflight;
+pub mod lost_memory;
 pub mod memory_table;
 pub mod message;
 pub mod session;

@@ -169,6 +169,12 @@ impl Session {
         &self.device
     }
 
+    /// Whether memory of the guest went away while it was mapped; nothing good can come of this session.
+    #[must_use]
+    pub fn has_lost_memory(&self) -> bool {
+        self.table.is_lost()
+    }
+
     /// Number of data queues.
     #[must_use]
     pub fn queues(&self) -> u16 {

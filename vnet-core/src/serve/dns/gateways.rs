@@ -5,11 +5,11 @@ use std::io;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
+use rustix::event::epoll::EventFlags;
 use tracing::{debug, info, warn};
 
-use super::Wanted;
 use super::worker::{Token, Worker};
+use super::{Wanted, listen};
 use crate::dns::NetworkId;
 use crate::types::{IfName, NetworkName};
 
@@ -21,7 +21,8 @@ pub(super) struct Listener {
     pub(super) network: NetworkId,
     pub(super) address: IpAddr,
     pub(super) udp: UdpSocket,
-    pub(super) tcp: TcpListener,
+    /// `None` while another program has the port.
+    pub(super) tcp: Option<TcpListener>,
 }
 
 /// A network's place in the kernel.
@@ -83,21 +84,23 @@ impl Worker {
     fn bind(&mut self, network: &NetworkName) -> Option<String> {
         let id = self.resolver.directory().id(network)?;
         let bound = self.networks.get(network)?;
-        let bridge = bound.bridge.clone();
-        let missing: Vec<IpAddr> = bound
-            .listeners
-            .iter()
-            .filter_map(|(address, listener)| listener.is_none().then_some(*address))
-            .collect();
+        let (bridge, all) = (bound.bridge.clone(), bound.listeners.clone());
         let mut problems = Vec::new();
-        for address in missing {
-            match self.listen(id, address, &bridge) {
+        for (address, listener) in all {
+            let listener = match listener {
+                Some(listener) => Ok(listener),
+                None => self.listen(id, address, &bridge),
+            };
+            match listener {
                 Ok(listener) => {
                     if let Some(bound) = self.networks.get_mut(network) {
                         bound.listeners.insert(address, Some(listener));
                     }
+                    if let Err(e) = self.listen_tcp(listener, &bridge) {
+                        problems.push(explain(address, "tcp", &bridge, &e));
+                    }
                 }
-                Err(e) => problems.push(explain(address, &bridge, &e)),
+                Err(e) => problems.push(explain(address, "udp", &bridge, &e)),
             }
         }
         if problems.is_empty() {
@@ -113,20 +116,31 @@ impl Worker {
         address: IpAddr,
         bridge: &IfName,
     ) -> io::Result<usize> {
-        let (udp, tcp) = super::listen::bind(address, bridge)?;
         let index = self.listeners.insert(Listener {
             network,
             address,
-            udp,
-            tcp,
+            udp: listen::udp(address, bridge)?,
+            tcp: None,
         });
-        let watched = self.listeners.get(index).map_or(Ok(()), |l| {
-            self.watch(&l.udp, Token::Udp(index), epoll::EventFlags::IN)?;
-            self.watch(&l.tcp, Token::Tcp(index), epoll::EventFlags::IN)
-        });
-        watched.inspect_err(|_| self.close(index))?;
+        let watch = |l: &Listener| self.watch(&l.udp, Token::Udp(index), EventFlags::IN);
+        self.listeners
+            .get(index)
+            .map_or(Ok(()), watch)
+            .inspect_err(|_| self.close(index))?;
         debug!(%address, %bridge, "DNS is served");
         Ok(index)
+    }
+
+    fn listen_tcp(&mut self, index: usize, bridge: &IfName) -> io::Result<()> {
+        let Some(listener) = self.listeners.get(index).filter(|l| l.tcp.is_none()) else {
+            return Ok(());
+        };
+        let tcp = listen::tcp(listener.address, bridge)?;
+        self.watch(&tcp, Token::Tcp(index), EventFlags::IN)?;
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.tcp = Some(tcp);
+        }
+        Ok(())
     }
 
     /// Tries again what could not be bound, when it is time.
@@ -135,7 +149,8 @@ impl Worker {
             return;
         }
         self.retry_at = None;
-        let waiting = |bound: &Bound| bound.listeners.values().any(Option::is_none);
+        let whole = |i: usize| self.listeners.get(i).is_some_and(|l| l.tcp.is_some());
+        let waiting = |bound: &Bound| !bound.listeners.values().all(|l| l.is_some_and(whole));
         let all = self.networks.iter().filter(|(_, bound)| waiting(bound));
         let all: Vec<NetworkName> = all.map(|(name, _)| name.clone()).collect();
         for network in all {
@@ -162,18 +177,21 @@ fn extract(
     closed
 }
 
-/// What to tell the person whose network has no DNS.
-fn explain(address: IpAddr, bridge: &IfName, error: &io::Error) -> String {
+/// What to tell the person whose network has no DNS, or only half.
+fn explain(address: IpAddr, protocol: &str, bridge: &IfName, error: &io::Error) -> String {
+    let without = match protocol {
+        "tcp" => "large answers do not reach the guests of",
+        _ => "there is no DNS for the guests of",
+    };
     match error.kind() {
         io::ErrorKind::AddrInUse => format!(
-            "{address} port 53 is taken by another program (`ss -lnp sport = 53` names it): guests get no DNS from \
-             {bridge} until it lets go"
+            "{address} port 53/{protocol} is taken by another program (`ss -lnp sport = 53` names it): until it lets \
+             go {without} {bridge}"
         ),
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "no permission to listen on {address} port 53 (CAP_NET_BIND_SERVICE and CAP_NET_RAW)"
-            )
-        }
-        _ => format!("cannot listen on {address} port 53 of {bridge}: {error}"),
+        io::ErrorKind::PermissionDenied => format!(
+            "no permission for {address} port 53/{protocol} (it takes CAP_NET_BIND_SERVICE and CAP_NET_RAW): {without} \
+             {bridge}"
+        ),
+        _ => format!("cannot listen at {address} port 53/{protocol}: {error}; {without} {bridge}"),
     }
 }

@@ -1,5 +1,6 @@
-//! One gateway address: a UDP and a TCP socket, bound to the address and to the bridge, so that neither another
-//! resolver on 0.0.0.0:53 nor a packet from elsewhere can get between.
+//! One gateway address: a UDP and a TCP socket, bound to the address and to the bridge, so that no packet from elsewhere
+//! gets in. For UDP another resolver on 0.0.0.0:53 is no obstacle; for TCP the kernel allows no listener beside one on
+//! all addresses, so it is tried again until it can be had, and UDP works meanwhile.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -14,14 +15,19 @@ const PORT: u16 = 53;
 const RECEIVE_ROOM: usize = 1 << 20;
 const BACKLOG: i32 = 128;
 
-/// The two sockets of an address.
-pub(super) fn bind(address: IpAddr, bridge: &IfName) -> io::Result<(UdpSocket, TcpListener)> {
+/// The socket for datagrams.
+pub(super) fn udp(address: IpAddr, bridge: &IfName) -> io::Result<UdpSocket> {
     let udp = open(address, bridge, Type::DGRAM)?;
     // As far as the system's limit allows; a smaller room only drops earlier.
     let _ = udp.set_recv_buffer_size(RECEIVE_ROOM);
+    Ok(udp.into())
+}
+
+/// The socket for connections.
+pub(super) fn tcp(address: IpAddr, bridge: &IfName) -> io::Result<TcpListener> {
     let tcp = open(address, bridge, Type::STREAM)?;
     tcp.listen(BACKLOG)?;
-    Ok((udp.into(), tcp.into()))
+    Ok(tcp.into())
 }
 
 fn open(address: IpAddr, bridge: &IfName, kind: Type) -> io::Result<Socket> {
@@ -36,10 +42,9 @@ fn open(address: IpAddr, bridge: &IfName, kind: Type) -> io::Result<Socket> {
         Some(protocol),
     )?;
     socket.set_nonblocking(true)?;
-    // A restarted daemon must not wait for the old one's connections to fade. For UDP it would let others steal.
-    if kind == Type::STREAM {
-        socket.set_reuse_address(true)?;
-    }
+    // Beside a resolver on 0.0.0.0:53 (that says the same of itself, as they all do) and after a restart while old
+    // connections fade. Datagrams for the bridge come to us all the same: the device makes ours the better match.
+    socket.set_reuse_address(true)?;
     // The address may not be on the bridge yet, or (IPv6) still be tentative.
     match address {
         IpAddr::V4(_) => socket.set_freebind_v4(true)?,

@@ -1,7 +1,7 @@
 //! Packets in and out: clients on gateways, upstreams beyond.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use rustix::event::epoll::EventFlags;
 use tracing::{debug, trace};
@@ -91,7 +91,7 @@ impl Worker {
         let Some(listener) = self.listeners.get(index) else {
             return;
         };
-        let Ok((socket, from)) = listener.tcp.accept() else {
+        let Some(Ok((socket, from))) = listener.tcp.as_ref().map(TcpListener::accept) else {
             return;
         };
         let (network, host) = (listener.network, from.ip() == listener.address);

@@ -1,0 +1,300 @@
+//! T1, T3, T4, S1, S2: rings driven by testpmd.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tests::daemon::binary;
+use tests::{Ns, Proc, wait_for};
+
+use crate::load::{self, Frontend, Rates, WARM_UP, WINDOW};
+use crate::ovs::Ovs;
+use crate::table::{line, median};
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Ours,
+    Testpmd,
+}
+
+impl Who {
+    const ALL: [Self; 2] = [Self::Ours, Self::Testpmd];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "virtio-net-backend",
+            Self::Testpmd => "testpmd vhost+tap",
+        }
+    }
+
+    fn start(self, ns: &Ns, socket: &Path, tap: &str) -> anyhow::Result<Proc> {
+        let socket_text = socket.display();
+        let command = match self {
+            Self::Ours => {
+                let mut command =
+                    load::on_core_1(&binary("virtio-net-backend")?.display().to_string());
+                command.arg("--socket").arg(socket).args(["--tap", tap]);
+                command
+            }
+            Self::Testpmd => {
+                let mut command = std::process::Command::new("dpdk-testpmd");
+                command.args([
+                    "--no-huge",
+                    "-m",
+                    "256",
+                    "--no-pci",
+                    "-l",
+                    "0,1",
+                    "--main-lcore",
+                    "0",
+                ]);
+                command.args([
+                    "--log-level",
+                    "warning",
+                    "--file-prefix",
+                    &load::unique("be"),
+                ]);
+                command.arg(format!("--vdev=net_vhost0,iface={socket_text},queues=1"));
+                command.arg(format!("--vdev=net_tap0,iface={tap}"));
+                command.args([
+                    "--",
+                    "--forward-mode=io",
+                    "--stats-period",
+                    "9",
+                    "--total-num-mbufs=16384",
+                    "--nb-cores=1",
+                ]);
+                command
+            }
+        };
+        let backend = ns.spawn_command(command)?;
+        load::up(ns, socket, Some(tap))?;
+        // testpmd makes its socket before its port is there.
+        sleep(Duration::from_millis(500));
+        Ok(backend)
+    }
+}
+
+/// One run of a backend with a frontend: rates, frames at the tap in millions a second, cores of the backend.
+fn run(
+    who: Who,
+    reflecting: bool,
+    mode: &str,
+    size: u32,
+    extra: &[&str],
+) -> anyhow::Result<(Rates, f64, f64)> {
+    let ns = Ns::new("bench")?;
+    let socket = ns.scratch().join("s");
+    let tap = "bt0";
+    let backend = who.start(&ns, &socket, tap)?;
+    if reflecting {
+        load::reflect(&ns, tap)?;
+    }
+    let frontend = Frontend {
+        sockets: &[&socket],
+        mode,
+        size,
+        extra,
+        server: false,
+    }
+    .start(&ns)?;
+    sleep(WARM_UP);
+    let (before, began) = (load::received_by(&ns, tap)?, Instant::now());
+    let cores = load::cores_over(backend.id(), WINDOW)?;
+    let at_tap = (load::received_by(&ns, tap)? - before) / began.elapsed().as_secs_f64() / 1e6;
+    sleep(Duration::from_secs(1));
+    Ok((load::rates(&frontend), at_tap, cores))
+}
+
+/// T1: guest to tap, 64 bytes.
+pub(crate) fn guest_to_tap(rounds: usize) -> anyhow::Result<()> {
+    let mut samples = [Vec::new(), Vec::new()];
+    let mut cost = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (i, who) in Who::ALL.into_iter().enumerate() {
+            let (_, at_tap, cores) = run(who, false, "txonly", 64, &[])?;
+            samples[i].push(at_tap);
+            cost[i].push(cores / at_tap.max(1e-6) * 1e3);
+        }
+    }
+    for (i, who) in Who::ALL.into_iter().enumerate() {
+        let ratio = median(&samples[i]) / median(&samples[1]);
+        let note = format!(
+            "Mpps, {:.0} ns CPU a frame {:.2?}",
+            median(&cost[i]),
+            samples[i]
+        );
+        line(
+            "T1",
+            "guest to tap, 64 B",
+            who.name(),
+            median(&samples[i]),
+            Some(ratio),
+            &note,
+        );
+    }
+    Ok(())
+}
+
+/// T3: closed loop, 64 frames in flight.
+pub(crate) fn closed_loop(rounds: usize) -> anyhow::Result<()> {
+    let mut samples = [Vec::new(), Vec::new()];
+    let mut cost = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (i, who) in Who::ALL.into_iter().enumerate() {
+            let (rates, _, cores) = run(who, true, "io", 64, &["--tx-first", "--burst=64"])?;
+            samples[i].push(rates.received);
+            cost[i].push(cores / rates.received.max(1e-6) * 1e3);
+        }
+    }
+    for (i, who) in Who::ALL.into_iter().enumerate() {
+        let ratio = median(&samples[i]) / median(&samples[1]);
+        let note = format!(
+            "M round trips/s, {:.0} ns CPU each {:.3?}",
+            median(&cost[i]),
+            samples[i]
+        );
+        line(
+            "T3",
+            "closed loop through tap, 64 flying",
+            who.name(),
+            median(&samples[i]),
+            Some(ratio),
+            &note,
+        );
+    }
+    Ok(())
+}
+
+/// T4: the share of frames that come back under a flood.
+pub(crate) fn flood(rounds: usize) -> anyhow::Result<()> {
+    for size in [64, 1500] {
+        let mut samples = [Vec::new(), Vec::new()];
+        let mut back = [Vec::new(), Vec::new()];
+        for _ in 0..rounds {
+            for (i, who) in Who::ALL.into_iter().enumerate() {
+                let (rates, ..) = run(who, true, "flowgen", size, &[])?;
+                samples[i].push(100.0 * rates.received / rates.sent.max(1e-6));
+                back[i].push(rates.received);
+            }
+        }
+        for (i, who) in Who::ALL.into_iter().enumerate() {
+            let note = format!(
+                "% come back, {:.3} Mpps {:.0?}",
+                median(&back[i]),
+                samples[i]
+            );
+            line(
+                "T4",
+                &format!("share under a TX flood, {size} B"),
+                who.name(),
+                median(&samples[i]),
+                None,
+                &note,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// S1, S2: two ports through the switch, both ways.
+pub(crate) fn switch(rounds: usize, size: u32) -> anyhow::Result<()> {
+    let id = if size == 64 { "S1" } else { "S2" };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut cores = Vec::new();
+    for _ in 0..rounds {
+        let (rate, used) = switch_ours(size)?;
+        ours.push(rate);
+        cores.push(used);
+        match switch_ovs(size).or_else(|_| switch_ovs(size)) {
+            Ok(rate) => theirs.push(rate),
+            Err(error) => eprintln!("OVS: {error:#}"),
+        }
+    }
+    let ratio = (!theirs.is_empty()).then(|| median(&ours) / median(&theirs));
+    let measure = format!("switch, two ports, {size} B");
+    let note = format!("Mpps both ways, {:.2} cores {ours:.2?}", median(&cores));
+    line(
+        id,
+        &measure,
+        "virtio-net-backend",
+        median(&ours),
+        ratio,
+        &note,
+    );
+    line(
+        id,
+        &measure,
+        "OVS-DPDK",
+        median(&theirs),
+        None,
+        &format!("Mpps both ways {theirs:.2?}"),
+    );
+    Ok(())
+}
+
+const PEERS: [&str; 2] = [
+    "--eth-peer=0,02:00:00:00:01:01",
+    "--eth-peer=1,02:00:00:00:01:00",
+];
+
+fn switch_ours(size: u32) -> anyhow::Result<(f64, f64)> {
+    use std::io::{BufRead as _, Write as _};
+    let ns = Ns::new("bench")?;
+    let control = ns.scratch().join("control");
+    let mut command = load::on_core_1(&binary("virtio-net-backend")?.display().to_string());
+    command.arg("--control").arg(&control);
+    let backend = ns.spawn_command(command)?;
+    load::up(&ns, &control, None)?;
+    let mut stream = std::os::unix::net::UnixStream::connect(&control)?;
+    let mut answers = std::io::BufReader::new(stream.try_clone()?);
+    let sockets = ["p0", "p1"].map(|name| ns.scratch().join(name));
+    for (i, socket) in sockets.iter().enumerate() {
+        let request = serde_json::json!({
+            "op": "add-port", "name": format!("p{i}"), "socket": socket, "mac": format!("02:00:00:00:01:{i:02x}"),
+        });
+        writeln!(stream, "{request}")?;
+        let mut answer = String::new();
+        answers.read_line(&mut answer)?;
+        anyhow::ensure!(answer.contains("true"), "{answer}");
+    }
+    let paths = [sockets[0].as_path(), sockets[1].as_path()];
+    let frontend = Frontend {
+        sockets: &paths,
+        mode: "flowgen",
+        size,
+        extra: &PEERS,
+        server: false,
+    }
+    .start(&ns)?;
+    sleep(WARM_UP);
+    let cores = load::cores_over(backend.id(), WINDOW)?;
+    sleep(Duration::from_secs(1));
+    Ok((load::rates(&frontend).received, cores))
+}
+
+fn switch_ovs(size: u32) -> anyhow::Result<f64> {
+    let ns = Ns::new("bench")?;
+    let sockets = ["p0", "p1"].map(|name| ns.scratch().join(name));
+    let paths = [sockets[0].as_path(), sockets[1].as_path()];
+    let ovs = Ovs::start(&ns, &paths)?;
+    let frontend = Frontend {
+        sockets: &paths,
+        mode: "flowgen",
+        size,
+        extra: &PEERS,
+        server: true,
+    }
+    .start(&ns)?;
+    // Its main thread shares core 0 with the load, so ports come up slowly.
+    let first = wait_for("a frame through OVS", Duration::from_secs(25), || {
+        let rate = load::rates(&frontend).received;
+        if rate > 0.0 { Ok(()) } else { Err("none yet") }
+    });
+    first.with_context(|| format!("{}\n{}", ovs.log(), frontend.log()))?;
+    sleep(WINDOW + Duration::from_secs(2));
+    let rate = load::rates(&frontend).received;
+    Ok(rate)
+}

@@ -1,0 +1,726 @@
+//! The rules as cases: a question in, the answer as text out, decoded by another implementation (hickory-proto).
+//! Each case is named by the clause it obeys.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question};
+use hickory_proto::rr::{Name, RecordType};
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{Fill, native};
+use crate::model::World;
+use crate::types::{Mac, NetworkName};
+
+const WORLD: &str = r#"
+[[network]]
+name = "lab"
+bridge.name = "br1"
+domain = { name = "lab.test" }
+subnet = [{ address = "10.94.1.1/24" }, { address = "fd94:1::1/64" }]
+[network.dns]
+rebind_protection = true
+host = [{ ip = "10.94.1.9", names = ["web", "www.lab.test"] }, { ip = "10.94.1.8", names = ["a.b.c.lab.test", "out.example"] }]
+upstream = [{ address = "192.0.2.53" }, { address = "192.0.2.54", domain = "corp.test" }]
+[[network]]
+name = "open"
+bridge.name = "br2"
+domain = { name = "open.test", local_only = false }
+forward.mode = "open"
+subnet = [{ address = "10.94.2.1/26" }]
+[network.dns]
+host = [{ ip = "10.94.2.9", names = ["web"] }]
+[[network]]
+name = "alone"
+bridge.name = "br3"
+domain = { name = "alone.test" }
+forward.mode = "isolated"
+subnet = [{ address = "10.94.3.1/24" }]
+[network.dns]
+host = [{ ip = "10.94.3.9", names = ["web"] }]
+[[network]]
+name = "bare"
+bridge.name = "br4"
+subnet = [{ address = "10.94.4.1/24" }]
+[network.dns]
+host = [{ ip = "10.94.4.9", names = ["web"] }]
+"#;
+
+fn world() -> World {
+    let mut world = World::default();
+    for doc in native::from_toml(WORLD).unwrap() {
+        let fill = Fill {
+            uuid: uuid::Uuid::nil(),
+            bridge: "br0".parse().unwrap(),
+            mac: Mac::virtual_machine([0, 0, 1]),
+            subnets: Vec::new(),
+        };
+        let network = doc.settle(&fill).unwrap();
+        world.active.insert(network.name.clone());
+        world.networks.insert(network.name.clone(), network);
+    }
+    world
+}
+
+/// A resolver with its clock and its dice.
+struct Host {
+    resolver: Resolver,
+    now: u64,
+    seed: u64,
+}
+
+impl Host {
+    fn new() -> Self {
+        let world = world();
+        let mut directory = Directory::new(Some("box".parse().unwrap()));
+        for name in world.networks.keys() {
+            directory.put(Zone::of(&world, name).unwrap());
+        }
+        Self {
+            resolver: Resolver::new(directory, Limits::default()),
+            now: 1_000,
+            seed: 1,
+        }
+    }
+
+    fn network(name: &str) -> NetworkName {
+        name.parse().unwrap()
+    }
+
+    fn lease(&mut self, network: &str, name: &str, address: &str, change: Change) {
+        let change = NameChange {
+            name: name.parse().unwrap(),
+            address: address.parse().unwrap(),
+            change,
+        };
+        self.resolver.change(&Self::network(network), &change);
+    }
+
+    fn from(&self, network: &str, client: &str) -> From {
+        From {
+            network: self
+                .resolver
+                .directory()
+                .id(&Self::network(network))
+                .unwrap(),
+            address: client.parse().unwrap(),
+            host: false,
+        }
+    }
+
+    fn handle(&mut self, from: &From, way: Way, message: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let seed = &mut self.seed;
+        self.resolver
+            .handle(self.now, &mut || dice(seed), from, way, message, &mut out);
+        out
+    }
+
+    /// Asks as a guest of a network; the reply as text, or `later`, or `silence`.
+    fn ask(&mut self, network: &str, question: &str) -> String {
+        let from = self.from(network, "10.94.1.50");
+        let way = Way::Udp(0, SocketAddr::new(from.address, 4000));
+        let reply = self.handle(&from, way, &query(question));
+        if reply.is_empty() {
+            "later".to_owned()
+        } else {
+            text(&reply)
+        }
+    }
+
+    /// What goes to upstreams, as `address id question`.
+    fn sent(&mut self) -> Vec<(SocketAddr, ServerId, u8, Vec<u8>)> {
+        std::iter::from_fn(|| self.resolver.effect())
+            .map(|effect| match effect {
+                Effect::Send {
+                    server,
+                    address,
+                    lane,
+                    message,
+                } => (address, server, lane, message),
+                Effect::Connect { .. } => panic!("no connection was expected"),
+            })
+            .collect()
+    }
+
+    fn receive(&mut self, server: ServerId, lane: u8, message: &[u8]) -> Vec<String> {
+        let seed = &mut self.seed;
+        self.resolver
+            .receive(self.now, &mut || dice(seed), server, lane, message);
+        self.replies()
+    }
+
+    fn wait(&mut self, ms: u64) -> Vec<String> {
+        let end = self.now + ms;
+        while let Some(due) = self.resolver.due().filter(|due| *due <= end) {
+            self.now = due;
+            let seed = &mut self.seed;
+            self.resolver.tick(due, &mut || dice(seed));
+        }
+        self.now = end;
+        self.replies()
+    }
+
+    fn replies(&mut self) -> Vec<String> {
+        self.resolver
+            .replies()
+            .map(|(_, reply)| text(&reply))
+            .collect()
+    }
+}
+
+fn dice(seed: &mut u64) -> u64 {
+    *seed = seed
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    *seed ^ *seed >> 29
+}
+
+/// `NAME TYPE [+do] [+edns=SIZE] [+norec] [+cd]`
+fn query(question: &str) -> Vec<u8> {
+    let mut words = question.split(' ');
+    let name = Name::from_ascii(words.next().unwrap()).unwrap();
+    let kind: RecordType = words.next().unwrap_or("A").parse().unwrap();
+    let mut message = Message::new(77, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Question::query(name, kind));
+    for word in words {
+        let edns = message.edns.get_or_insert_with(Edns::new);
+        edns.set_max_payload(1232);
+        match word.split_once('=') {
+            Some(("+edns", size)) => _ = edns.set_max_payload(size.parse().unwrap()),
+            None if word == "+do" => _ = edns.set_dnssec_ok(true),
+            None if word == "+v1" => _ = edns.set_version(1),
+            None if word == "+norec" => {
+                message.edns = None;
+                message.metadata.recursion_desired = false;
+            }
+            _ => panic!("{word}"),
+        }
+    }
+    message.to_vec().unwrap()
+}
+
+/// `CODE flags | answers | authority`, as the other implementation reads it.
+fn text(reply: &[u8]) -> String {
+    let message = Message::from_vec(reply).unwrap();
+    let meta = &message.metadata;
+    let flags = [
+        (meta.authoritative, " aa"),
+        (meta.truncation, " tc"),
+        (meta.recursion_available, " ra"),
+        (meta.authentic_data, " ad"),
+        (message.edns.is_some(), " edns"),
+    ];
+    let flags: String = flags.into_iter().filter(|f| f.0).map(|f| f.1).collect();
+    let records = |list: &[hickory_proto::rr::Record]| {
+        let all = list
+            .iter()
+            .map(|r| format!("{} {} {} {}", r.name, r.ttl, r.record_type(), r.data));
+        all.collect::<Vec<_>>().join("; ")
+    };
+    let code = format!("{:?}", meta.response_code);
+    format!(
+        "{code}{flags} | {} | {}",
+        records(&message.answers),
+        records(&message.authorities)
+    )
+}
+
+const SOA: &str = "gateway.lab.test. hostmaster.lab.test.";
+
+#[test]
+fn names_of_the_own_network() {
+    let mut host = Host::new();
+    for (question, answer) in [
+        ("web.lab.test. A", "web.lab.test. 10 A 10.94.1.9"),
+        ("web. A", "web. 10 A 10.94.1.9"),
+        ("www.lab.test. A", "www.lab.test. 10 A 10.94.1.9"),
+        ("gateway.lab.test. A", "gateway.lab.test. 10 A 10.94.1.1"),
+        ("_gateway. AAAA", "_gateway. 10 AAAA fd94:1::1"),
+        ("box.lab.test. A", "box.lab.test. 10 A 10.94.1.1"),
+        ("out.example. A", "out.example. 10 A 10.94.1.8"),
+        (
+            "9.1.94.10.in-addr.arpa. PTR",
+            "9.1.94.10.in-addr.arpa. 10 PTR web.lab.test.",
+        ),
+        ("localhost. A", "localhost. 10 A 127.0.0.1"),
+        ("x.localhost. AAAA", "x.localhost. 10 AAAA ::1"),
+        (
+            "1.0.0.127.in-addr.arpa. PTR",
+            "1.0.0.127.in-addr.arpa. 10 PTR localhost.",
+        ),
+        ("lab.test. NS", "lab.test. 10 NS gateway.lab.test."),
+    ] {
+        assert_eq!(
+            host.ask("lab", question),
+            format!("NoError aa ra | {answer} | "),
+            "{question}"
+        );
+    }
+    assert_eq!(
+        host.ask("bare", "web. A"),
+        "NoError aa ra | web. 10 A 10.94.4.9 | "
+    );
+}
+
+#[test]
+fn leases_come_and_go_and_take_nothing() {
+    let mut host = Host::new();
+    host.lease("lab", "mail", "10.94.1.77", Change::Added);
+    host.lease("lab", "mail", "fd94:1::77", Change::Added);
+    host.lease("lab", "web", "10.94.1.66", Change::Added);
+    host.lease("lab", "gateway", "10.94.1.67", Change::Added);
+    assert!(host.ask("lab", "mail. A").contains("10.94.1.77"));
+    assert!(
+        host.ask("lab", "mail.lab.test. AAAA")
+            .contains("fd94:1::77")
+    );
+    assert!(
+        host.ask("lab", "77.1.94.10.in-addr.arpa. PTR")
+            .contains("mail.lab.test.")
+    );
+    assert!(
+        !host.ask("lab", "web. A").contains("10.94.1.66"),
+        "the document's name stays its own"
+    );
+    assert!(
+        !host.ask("lab", "gateway. A").contains("10.94.1.67"),
+        "nobody else is the gateway"
+    );
+    // A live change of the zone keeps them.
+    let world = world();
+    let zone = Zone::of(&world, &Host::network("lab")).unwrap();
+    host.resolver.directory_mut().put(zone);
+    assert!(host.ask("lab", "mail. A").contains("10.94.1.77"));
+    host.lease("lab", "mail", "10.94.1.77", Change::Removed);
+    assert!(
+        host.ask("lab", "mail.lab.test. A")
+            .starts_with("NoError aa ra |  | lab.test. 5 SOA")
+    );
+    assert!(
+        host.ask("lab", "77.1.94.10.in-addr.arpa. PTR")
+            .starts_with("NXDomain")
+    );
+    host.lease("lab", "mail", "fd94:1::77", Change::Removed);
+    assert!(
+        host.ask("lab", "mail.lab.test. A")
+            .starts_with("NXDomain aa ra |  | lab.test. 5 SOA")
+    );
+    host.lease("lab", "web", "10.94.1.66", Change::Removed);
+    assert!(host.ask("lab", "web. A").contains("10.94.1.9"));
+}
+
+#[test]
+fn rfc2308_2_negative_answers_carry_the_soa() {
+    let mut host = Host::new();
+    for (question, start) in [
+        (
+            "no.lab.test. A",
+            format!("NXDomain aa ra |  | lab.test. 5 SOA {SOA}"),
+        ),
+        (
+            "web.lab.test. AAAA",
+            format!("NoError aa ra |  | lab.test. 5 SOA {SOA}"),
+        ),
+        (
+            "lab.test. A",
+            format!("NoError aa ra |  | lab.test. 5 SOA {SOA}"),
+        ),
+        (
+            "lab.test. SOA",
+            format!("NoError aa ra | lab.test. 5 SOA {SOA}"),
+        ),
+        (
+            "99.1.94.10.in-addr.arpa. PTR",
+            format!("NXDomain aa ra |  | 1.94.10.in-addr.arpa. 5 SOA {SOA}"),
+        ),
+        (
+            "1.94.10.in-addr.arpa. SOA",
+            format!("NoError aa ra | 1.94.10.in-addr.arpa. 5 SOA {SOA}"),
+        ),
+    ] {
+        let said = host.ask("lab", question);
+        assert!(said.starts_with(&start), "{question}: {said}");
+    }
+}
+
+#[test]
+fn rfc4592_2_2_2_a_name_between_exists() {
+    let mut host = Host::new();
+    assert!(
+        host.ask("lab", "b.c.lab.test. A")
+            .starts_with("NoError aa ra |  | lab.test. 5 SOA")
+    );
+    assert!(host.ask("lab", "x.b.c.lab.test. A").starts_with("NXDomain"));
+}
+
+#[test]
+fn rfc1035_4_1_1_and_rfc6891_shapes() {
+    let mut host = Host::new();
+    let from = host.from("lab", "10.94.1.50");
+    let way = Way::Udp(0, "10.94.1.50:4000".parse().unwrap());
+    let good = query("web.lab.test. A");
+    let mut changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        let reply = host.handle(&from, way, &bytes);
+        if reply.is_empty() {
+            "silence".to_owned()
+        } else {
+            format!(
+                "{:?}",
+                Message::from_vec(&reply).unwrap().metadata.response_code
+            )
+        }
+    };
+    assert_eq!(
+        changed(&|b| b[2] |= 0x80),
+        "silence",
+        "an answer is never answered"
+    );
+    assert_eq!(changed(&|b| b.truncate(11)), "silence");
+    assert_eq!(changed(&|b| b[2] |= 0x28), "NotImp", "another opcode");
+    assert_eq!(changed(&|b| b[5] = 2), "FormErr", "two questions");
+    assert_eq!(
+        changed(&|b| b[12] = 0xc0),
+        "FormErr",
+        "a pointer in a question"
+    );
+    assert_eq!(changed(&|b| b.truncate(20)), "FormErr");
+    assert_eq!(
+        changed(&|b| b[11] = 1),
+        "FormErr",
+        "a record that is not there"
+    );
+    let class = good.len() - 1;
+    assert_eq!(changed(&|b| b[class] = 3), "NotImp", "class CH");
+    assert_eq!(host.ask("lab", "web. AXFR"), "NotImp |  | ");
+    assert_eq!(
+        host.ask("lab", "web. A +edns=4096"),
+        "NoError aa ra edns | web. 10 A 10.94.1.9 | "
+    );
+    // Code 16 is BADVERS here; the other implementation shows the name it has in TSIG.
+    assert_eq!(host.ask("lab", "web. A +v1"), "BADSIG edns |  | ");
+    assert!(
+        host.ask("lab", "web. ANY").contains("HINFO"),
+        "RFC 8482 section 4.2"
+    );
+}
+
+#[test]
+fn nothing_of_ours_leaves() {
+    let mut host = Host::new();
+    for (question, code) in [
+        ("plain. A", "NXDomain"),
+        ("no.lab.test. TXT", "NXDomain"),
+        ("web.alone.test. A", "NXDomain"),
+        ("x.alone.test. A", "NXDomain"),
+        ("9.3.94.10.in-addr.arpa. PTR", "NXDomain"),
+        ("9.9.9.127.in-addr.arpa. PTR", "NoError"),
+        ("1.1.254.169.in-addr.arpa. PTR", "NXDomain"),
+        ("a.invalid. A", "NXDomain"),
+        ("a.onion. A", "NXDomain"),
+        ("_dns.resolver.arpa. SVCB", "NXDomain"),
+    ] {
+        let said = host.ask("lab", question);
+        assert!(said.starts_with(code), "{question}: {said}");
+    }
+    assert_eq!(host.sent().len(), 0);
+    // The host itself, asking us about our domain, is never sent on to where it may come back from.
+    let mut from = host.from("open", "10.94.2.1");
+    from.host = true;
+    let way = Way::Udp(0, "10.94.2.1:4000".parse().unwrap());
+    assert!(text(&host.handle(&from, way, &query("no.open.test. A"))).starts_with("NXDomain"));
+}
+
+#[test]
+fn views() {
+    let mut host = Host::new();
+    assert!(host.ask("lab", "web.open.test. A").contains("10.94.2.9"));
+    assert!(
+        host.ask("lab", "9.2.94.10.in-addr.arpa. PTR")
+            .contains("web.open.test.")
+    );
+    assert!(
+        host.ask("open", "web.lab.test. A").starts_with("NXDomain"),
+        "nat is not reached from outside"
+    );
+    assert!(
+        host.ask("alone", "web.open.test. A").starts_with("Refused"),
+        "isolated looks nowhere"
+    );
+    assert!(host.ask("alone", "web. A").contains("10.94.3.9"));
+    assert_eq!(host.ask("alone", "example.com. A"), "Refused |  | ");
+    // A /26 claims its own addresses, not the /24 around them.
+    assert!(
+        host.ask("open", "62.2.94.10.in-addr.arpa. PTR")
+            .starts_with("NXDomain")
+    );
+    assert_eq!(host.ask("lab", "77.2.94.10.in-addr.arpa. PTR"), "later");
+}
+
+/// The upstream's answer to a message: these records.
+fn answer(message: &[u8], records: &[&str]) -> Vec<u8> {
+    use hickory_proto::rr::{RData, Record};
+    let asked = Message::from_vec(message).unwrap();
+    let mut reply = Message::new(asked.metadata.id, MessageType::Response, OpCode::Query);
+    reply.metadata.recursion_available = true;
+    reply.add_query(asked.queries[0].clone());
+    for record in records {
+        let words: Vec<&str> = record.splitn(4, ' ').collect();
+        let kind: RecordType = words[2].parse().unwrap();
+        let data = RData::try_from_str(kind, words[3]).unwrap();
+        let record = Record::from_rdata(
+            Name::from_ascii(words[0]).unwrap(),
+            words[1].parse().unwrap(),
+            data,
+        );
+        if kind == RecordType::SOA {
+            reply.metadata.response_code = hickory_proto::op::ResponseCode::NXDomain;
+            reply.add_authority(record);
+        } else {
+            reply.add_answer(record);
+        }
+    }
+    reply.edns = asked.edns.clone();
+    reply.to_vec().unwrap()
+}
+
+#[test]
+fn asked_once_kept_for_its_time_and_told_in_their_case() {
+    let mut host = Host::new();
+    assert_eq!(host.ask("lab", "example.com. A"), "later");
+    assert_eq!(host.ask("lab", "EXAMPLE.com. A +edns=1232"), "later");
+    let sent = host.sent();
+    assert_eq!(sent.len(), 1, "joined");
+    let (address, server, lane, message) = &sent[0];
+    assert_eq!(address.to_string(), "192.0.2.53:53");
+    let reply = answer(message, &["example.com. 300 A 192.0.2.1"]);
+    let told = host.receive(*server, *lane, &reply);
+    assert_eq!(told[0], "NoError ra | example.com. 300 A 192.0.2.1 | ");
+    assert!(told[1].starts_with("NoError ra edns | "), "{}", told[1]);
+    host.now += 100_000;
+    assert!(
+        host.ask("lab", "eXample.com. A")
+            .contains(" 200 A 192.0.2.1")
+    );
+    host.now += 201_000;
+    assert_eq!(
+        host.ask("lab", "example.com. A"),
+        "later",
+        "its time is over"
+    );
+}
+
+#[test]
+fn rfc2308_5_a_negative_answer_is_kept_for_the_soas_minimum() {
+    let mut host = Host::new();
+    host.ask("lab", "no.example.com. A");
+    let sent = host.sent();
+    let reply = answer(
+        &sent[0].3,
+        &["example.com. 900 SOA ns.example.com. root.example.com. 1 2 3 4 60"],
+    );
+    assert!(
+        host.receive(sent[0].1, sent[0].2, &reply)[0]
+            .starts_with("NXDomain ra |  | example.com. 900 SOA")
+    );
+    host.now += 59_000;
+    assert!(host.ask("lab", "no.example.com. A").starts_with("NXDomain"));
+    host.now += 2_000;
+    assert_eq!(host.ask("lab", "no.example.com. A"), "later");
+}
+
+#[test]
+fn rfc5452_9_only_the_true_answer_is_believed() {
+    let mut host = Host::new();
+    host.ask("lab", "example.com. A");
+    let (_, server, lane, message) = host.sent().remove(0);
+    let good = answer(&message, &["example.com. 300 A 192.0.2.1"]);
+    let mut other_id = good.clone();
+    other_id[0] ^= 1;
+    let mut other_name = good.clone();
+    other_name[13] ^= 1;
+    let mut no_answer = good.clone();
+    no_answer[2] &= 0x7f;
+    for bad in [&other_id, &other_name, &no_answer, &good[..10].to_vec()] {
+        assert_eq!(host.receive(server, lane, bad), Vec::<String>::new());
+    }
+    assert_eq!(
+        host.receive(server, lane + 1, &good),
+        Vec::<String>::new(),
+        "another socket"
+    );
+    assert_eq!(host.resolver.stats().upstream_spoofed, 5);
+    assert_eq!(host.receive(server, lane, &good).len(), 1);
+}
+
+#[test]
+fn a_server_that_folds_case_is_asked_again_without() {
+    let mut host = Host::new();
+    host.ask("lab", "example.com. A");
+    let (_, server, lane, message) = host.sent().remove(0);
+    let folded = answer(&message, &["example.com. 300 A 192.0.2.1"]).to_ascii_lowercase();
+    assert_eq!(host.receive(server, lane, &folded), Vec::<String>::new());
+    let (_, server, lane, message) = host.sent().remove(0);
+    let reply = answer(&message, &["example.com. 300 A 192.0.2.1"]);
+    assert_eq!(host.receive(server, lane, &reply).len(), 1);
+}
+
+#[test]
+fn silence_is_answered_in_time_and_stale_before() {
+    let mut host = Host::new();
+    host.ask("lab", "example.com. A");
+    let sent = host.sent();
+    let reply = answer(&sent[0].3, &["example.com. 60 A 192.0.2.1"]);
+    host.receive(sent[0].1, sent[0].2, &reply);
+    host.now += 61_000;
+    assert_eq!(host.ask("lab", "example.com. A"), "later");
+    assert_eq!(
+        host.wait(1_800),
+        ["NoError ra | example.com. 30 A 192.0.2.1 | "],
+        "RFC 8767 section 5"
+    );
+    assert_eq!(host.ask("lab", "other.example.com. A"), "later");
+    assert_eq!(host.wait(5_000), ["ServFail ra |  | "]);
+    assert!(host.sent().len() > 3, "it was tried more than once");
+    assert_eq!(host.resolver.due(), None, "and it ends");
+}
+
+#[test]
+fn a_domain_has_upstreams_of_its_own_and_may_be_private() {
+    let mut host = Host::new();
+    host.ask("lab", "a.corp.test. A");
+    host.ask("lab", "a.example. A");
+    let sent = host.sent();
+    assert_eq!(
+        sent.iter()
+            .map(|s| s.0.ip().to_string())
+            .collect::<Vec<_>>(),
+        ["192.0.2.54", "192.0.2.53"]
+    );
+    let inner = answer(&sent[0].3, &["a.corp.test. 60 A 10.0.0.1"]);
+    assert!(host.receive(sent[0].1, sent[0].2, &inner)[0].contains("10.0.0.1"));
+    let rebound = answer(&sent[1].3, &["a.example. 60 A 10.94.1.1"]);
+    assert_eq!(
+        host.receive(sent[1].1, sent[1].2, &rebound),
+        ["Refused ra |  | "]
+    );
+    assert_eq!(
+        host.ask("lab", "a.example. A"),
+        "Refused ra |  | ",
+        "nor from the cache"
+    );
+}
+
+#[test]
+fn a_question_that_comes_back_is_a_loop() {
+    let mut host = Host::new();
+    host.ask("lab", "example.com. A");
+    let from = host.from("lab", "192.0.2.53");
+    let way = Way::Udp(0, "192.0.2.53:53".parse().unwrap());
+    assert!(text(&host.handle(&from, way, &query("example.com. A"))).starts_with("Refused"));
+}
+
+#[test]
+fn one_asker_cannot_take_all() {
+    let mut host = Host::new();
+    let most = Limits::default().per_client;
+    for i in 0..most {
+        assert_eq!(host.ask("lab", &format!("n{i}.example. A")), "later");
+    }
+    assert!(
+        host.ask("lab", "one-more.example. A")
+            .starts_with("Refused")
+    );
+    let from = host.from("lab", "10.94.1.51");
+    let way = Way::Udp(0, "10.94.1.51:4000".parse().unwrap());
+    assert!(
+        host.handle(&from, way, &query("mine.example. A"))
+            .is_empty(),
+        "another is served"
+    );
+    assert_eq!(host.resolver.stats().total.limited, 1);
+}
+
+#[test]
+fn own_gateways_are_never_upstreams() {
+    let mut host = Host::new();
+    let resolvers: Vec<SocketAddr> = ["10.94.1.1:53", "192.0.2.99:53"]
+        .map(|a| a.parse().unwrap())
+        .into();
+    host.resolver.follow(resolvers);
+    host.ask("open", "example.com. A");
+    let asked: Vec<IpAddr> = host.sent().iter().map(|s| s.0.ip()).collect();
+    assert_eq!(asked, ["192.0.2.99".parse::<IpAddr>().unwrap()]);
+}
+
+#[test]
+fn the_cache_stays_within_its_bytes() {
+    let world = world();
+    let mut directory = Directory::new(None);
+    directory.put(Zone::of(&world, &Host::network("lab")).unwrap());
+    let limits = Limits {
+        cache: 64 << 10,
+        ..Limits::default()
+    };
+    let mut host = Host {
+        resolver: Resolver::new(directory, limits),
+        now: 0,
+        seed: 1,
+    };
+    for i in 0..2_000 {
+        host.ask("lab", &format!("n{i}.example. A"));
+        let (_, server, lane, message) = host.sent().remove(0);
+        host.receive(
+            server,
+            lane,
+            &answer(&message, &[&format!("n{i}.example. 600 A 192.0.2.1")]),
+        );
+        assert!(host.resolver.stats().cache_bytes <= 64 << 10);
+    }
+    assert!(
+        host.ask("lab", "n1999.example. A").contains("192.0.2.1"),
+        "the newest is there"
+    );
+    assert_eq!(
+        host.ask("lab", "n0.example. A"),
+        "later",
+        "the oldest is gone"
+    );
+    assert!(host.resolver.stats().cache_entries > 100);
+}
+
+proptest! {
+    #[test]
+    fn no_message_breaks_anything(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..60, at in 0usize..60, with: u8) {
+        let mut host = Host::new();
+        let from = host.from("lab", "10.94.1.50");
+        let way = Way::Udp(0, "10.94.1.50:4000".parse().unwrap());
+        host.handle(&from, way, &bytes);
+        let mut near = query("web.lab.test. A +do");
+        if let Some(byte) = near.get_mut(at) {
+            *byte = with;
+        }
+        near.truncate(near.len().saturating_sub(cut));
+        let reply = host.handle(&from, way, &near);
+        if !reply.is_empty() {
+            prop_assert!(Message::from_vec(&reply).is_ok());
+            prop_assert_eq!(&reply[..2], &near[..2]);
+        }
+        // As an answer of an upstream's.
+        host.ask("lab", "example.com. A");
+        if let Some((_, server, lane, message)) = host.sent().pop() {
+            let mut reply = answer(&message, &["example.com. 300 CNAME x.example.com.", "x.example.com. 5 A 192.0.2.1"]);
+            if let Some(byte) = reply.get_mut(at) {
+                *byte = with;
+            }
+            reply.truncate(reply.len().saturating_sub(cut));
+            host.receive(server, lane, &bytes);
+            host.receive(server, lane, &reply);
+            host.wait(10_000);
+            prop_assert_eq!(host.resolver.due(), None);
+        }
+    }
+}
