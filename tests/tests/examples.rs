@@ -1,11 +1,11 @@
 //! The example programs, run as a reader would run them.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::process::Command;
 use std::time::Duration;
 
 use tests::daemon::binary;
-use tests::{Ns, Udhcpc, process, tool, wait_for};
+use tests::{Netd, Ns, Udhcpc, process, tool, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -76,5 +76,54 @@ fn two_guests_of_switch_and_dhcp_reach_each_other() -> anyhow::Result<()> {
     wait_for("a ping through the switch", PATIENCE, || {
         a.sh(&format!("ping -c 1 -W 1 {}", theirs.ip))
     })?;
+    Ok(())
+}
+
+const LAB: &str = r#"
+name = "lab"
+[[subnet]]
+address = "10.50.0.1/24"
+[subnet.dhcp]
+ranges = ["10.50.0.100-10.50.0.102"]
+"#;
+
+#[test]
+fn a_program_without_privilege_takes_the_port_that_it_owns_and_no_other() -> anyhow::Result<()> {
+    if !tool::ready("examples::take_tap_fd", &["nft", "ip", "setpriv"]) {
+        return Ok(());
+    }
+    let host = Ns::new("host")?;
+    let netd = Netd::start(&host)?;
+    netd.apply(LAB)?;
+    netd.vnet(&[
+        "port", "attach", "lab", "box", "--kind", "tap-fd", "--owner", "nobody",
+    ])?;
+    netd.vnet(&["port", "attach", "lab", "other", "--kind", "tap-fd"])?;
+    // The build's folder may be closed to nobody.
+    let program = host.scratch().join("take_tap_fd");
+    fs::copy(binary("take_tap_fd")?, &program)?;
+    let take = |port: &str| {
+        let run = netd.run_dir();
+        let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups --bounding-set=-all";
+        let line = format!(
+            "{nobody} {} {} {port} 10.50.0.1",
+            program.display(),
+            run.display()
+        );
+        host.run(&["sh", "-c", &line])
+    };
+    let said = take("lab/box")?.ok()?;
+    let bridges = host.sh("cat /sys/class/net/*/bridge/../address")?;
+    assert!(said.starts_with("box (52:54:00:"), "{said}");
+    let (_, gateway) = said
+        .trim()
+        .split_once("10.50.0.1 is at ")
+        .unwrap_or_default();
+    assert!(
+        bridges.lines().any(|bridge| bridge == gateway),
+        "{said}{bridges}"
+    );
+    let refused = take("lab/other")?.refused()?;
+    assert!(refused.contains("netd says:"), "{refused}");
     Ok(())
 }
