@@ -106,6 +106,7 @@ async fn run(args: &Args) -> Result<()> {
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
+    raise_file_limit();
     make_dir(&args.state_dir, 0o700)?;
     make_dir(&args.run_dir, 0o755)?;
     let http = api::bind(&args.run_dir.join("netd.sock")).context("the API's socket")?;
@@ -143,6 +144,16 @@ async fn run(args: &Args) -> Result<()> {
         let _ = door.await;
     }
     Ok(ended?)
+}
+
+/// Each network takes a handful of sockets: as many as the system lets us have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is: thousands of networks may not fit");
+    }
 }
 
 async fn tools(args: &Args) -> Result<Tools> {

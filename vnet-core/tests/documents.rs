@@ -133,6 +133,7 @@ fn several_networks_in_one_file() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table, one mistake a line")]
 fn mistakes_are_told_with_their_place() {
     let subnet =
         |rest: &str| format!("name = \"x\"\n[[subnet]]\naddress = \"10.0.0.1/24\"\n{rest}");

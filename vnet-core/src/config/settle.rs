@@ -288,28 +288,17 @@ fn subnets(doc: &NetworkDoc, fill: &Fill, check: &mut Check) -> (Vec<Subnet4>, V
             }
             continue;
         }
-        match check.form::<IpNet>(
-            &here,
-            &subnet.address,
-            "a gateway address with a prefix, like 10.50.0.1/24",
-        ) {
-            Some(IpNet::V4(address)) => {
-                if gateway4(&here, address, check) {
-                    let dhcp = subnet
-                        .dhcp
-                        .as_ref()
-                        .and_then(|d| dhcp4(&at, address, d, &mut given, check));
-                    v4.push(Subnet4 { address, dhcp });
-                }
-            }
-            Some(IpNet::V6(address)) => {
-                if gateway6(&here, address, check) {
-                    v6.push(Subnet6 {
-                        address,
-                        dhcp: dhcp6(&at, address, subnet.dhcp.as_ref(), check),
-                    });
-                }
-            }
+        let form = "a gateway address with a prefix, like 10.50.0.1/24";
+        let doc = subnet.dhcp.as_ref();
+        match check.form::<IpNet>(&here, &subnet.address, form) {
+            Some(IpNet::V4(address)) => v4.extend(gateway4(&here, address, check).then(|| {
+                let dhcp = doc.and_then(|d| dhcp4(&at, address, d, &mut given, check));
+                Subnet4 { address, dhcp }
+            })),
+            Some(IpNet::V6(address)) => v6.extend(gateway6(&here, address, check).then(|| {
+                let dhcp = dhcp6(&at, address, doc, check);
+                Subnet6 { address, dhcp }
+            })),
             None => {}
         }
     }
