@@ -114,10 +114,12 @@ impl Guest {
             return Ok(*took);
         }
         let what = format!("guest `{}`", self.name);
-        let stream = wait_for(&what, deadline, || {
-            self.listener.accept().map_err(|_| self.said())
-        })?
-        .0;
+        let stream = wait_for(&what, deadline, || match self.listener.accept() {
+            Ok((stream, _)) => Ok(Some(stream)),
+            Err(_) if !self.qemu.alive() => Ok(None),
+            Err(_) => Err(self.said()),
+        })?;
+        let stream = stream.with_context(|| format!("{what}: QEMU ended\n{}", self.said()))?;
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(deadline))?;
         let mut reader = BufReader::new(stream);
@@ -158,6 +160,7 @@ impl Guest {
 
     /// Its IPv4 address, when it has one.
     pub fn lease(&self) -> anyhow::Result<Ipv4Addr> {
+        self.ready()?;
         wait_for(&format!("a lease of `{}`", self.name), PATIENCE, || {
             let shown =
                 self.run("ip -4 -o addr show dev eth0 scope global; tail -n3 /tmp/udhcpc.eth0")?;

@@ -220,6 +220,14 @@ impl Proc {
         self.child.try_wait().ok().flatten()
     }
 
+    /// Does it run? A look that changes nothing: it may be dead and not yet waited for.
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+        !state.is_empty() && !state.starts_with('Z')
+    }
+
     /// Sends a signal to it alone.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = pid(&self.child).context("no pid")?;

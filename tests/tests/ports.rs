@@ -54,7 +54,9 @@ fn a_guest_with_two_queues_and_one_without_root() -> anyhow::Result<()> {
     }
     let world = World::new()?;
     let netd = Netd::start(&world.host)?;
-    netd.vnet(&["port", "attach", "default", "wide", "--owner", "nobody"])?;
+    netd.vnet(&[
+        "port", "attach", "default", "wide", "--queues", "2", "--owner", "nobody",
+    ])?;
     let wide = boot(&netd, "wide")?.queues(2).boot()?;
     wide.lease()?;
     wide.run("ping -c2 -W2 192.168.122.1")?;
