@@ -70,8 +70,9 @@ fn a_guest_with_two_queues_and_one_without_root() -> anyhow::Result<()> {
         .unwrap_or_default()
         .to_owned();
     let open = format!(
-        "setpriv --reuid=65534 --regid=65534 --clear-groups --bounding-set=-all qemu-system-x86_64 -M none -nodefaults -display none \
-        -netdev tap,id=n,ifname={tap},script=no,downscript=no,queues=2 -monitor stdio </dev/null"
+        "echo quit | setpriv --reuid=65534 --regid=65534 --clear-groups --bounding-set=-all \
+         qemu-system-x86_64 -M none -nodefaults -display none -monitor stdio \
+         -netdev tap,id=n,ifname={tap},script=no,downscript=no,queues=2"
     );
     let ran = world.host.run(&["sh", "-c", &open])?;
     assert!(

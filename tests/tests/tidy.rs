@@ -441,7 +441,12 @@ fn the_map_is_true() -> anyhow::Result<()> {
     for named in readme.split('`').skip(1).step_by(2).filter(|word| {
         word.ends_with('/') && !word.contains([' ', '<', '$']) && !word.starts_with(['/', '.', '~'])
     }) {
-        if !base.join(named).is_dir() {
+        // A room may be called by its name within its crate.
+        let places = ["", "vnet-core/src", "virtio-net-backend/src", "netd/src"];
+        if !places
+            .iter()
+            .any(|place| base.join(place).join(named).is_dir())
+        {
             offences.push(format!("README.md speaks of {named}, which is not there"));
         }
     }
