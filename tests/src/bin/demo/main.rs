@@ -110,7 +110,7 @@ fn play(stage: &Stage) -> anyhow::Result<()> {
         begun.elapsed().as_secs_f32()
     ));
     if std::env::var("KEEP").is_ok_and(|keep| !keep.is_empty() && keep != "0") {
-        stage.say("You are on the console of `db` now. Try: ping web; wget -q -O - http://www.example.org/; Ctrl-] ends it all.");
+        stage.say("You are on the console of `db` now. Try: ping web; wget -q -O - http://www.example.org/. Ctrl-] ends it all.");
         return console::talk(&db);
     }
     stage.say("Nothing is left. `make demo KEEP=1` ends in a guest's console; `make run` starts netd on this machine.");
@@ -137,7 +137,7 @@ fn survive(stage: &Stage, netd: &mut Netd, db: &Guest) -> anyhow::Result<()> {
     let before = netd.id().context("netd runs")?;
     stage.say(&format!("$ kill -9 {before}"));
     netd.kill9()?;
-    stage.guest(db, "sleep 1; wget -q -O - http://www.example.org/")?;
+    stage.guest(db, &format!("sleep 1; wget -q -O - http://{WWW}/"))?;
     stage.say("$ netd &");
     netd.start_again()?;
     wait_for(
