@@ -267,7 +267,7 @@ fn drift_is_seen_and_repaired() -> anyhow::Result<()> {
             Drift::Address(name("vbt1")),
         ),
         ("addr del fd50::1/64 dev vbt1", Drift::Address(name("vbt1"))),
-        ("route del 10.60.0.0/16", Drift::OurRoute),
+        ("route del 10.60.0.0/16", Drift::OurRoute(name("vbt1"))),
         ("link set vbt1 down", Drift::Link(name("vbt1"))),
         ("link set vbt1 mtu 1400", Drift::Link(name("vbt1"))),
         ("link set tap-web nomaster", Drift::Link(name("tap-web"))),
