@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use vnet_core::host::nft_watch::NftWatch;
 use vnet_core::host::watch::{self, Watch};
 use vnet_core::plan::{self, Scope};
@@ -19,8 +20,11 @@ const SETTLE: Duration = Duration::from_millis(40);
 /// More notices than this wait for nobody: then everything is looked at.
 const BACKLOG: usize = 4096;
 
-/// The kernel's notices.
-pub(super) struct Drift(mpsc::Receiver<Notice>);
+/// The kernel's notices, and those that were taken and not yet acted upon.
+pub(super) struct Drift {
+    notices: mpsc::Receiver<Notice>,
+    pending: Option<(Scope, Instant)>,
+}
 
 /// Where to look.
 enum Notice {
@@ -41,18 +45,28 @@ impl Drift {
             Ok(watch) => drop(tokio::spawn(rules(watch, sender))),
             Err(error) => blind(events, "the firewall", &error),
         }
-        Self(receiver)
+        Self {
+            notices: receiver,
+            pending: None,
+        }
     }
 
-    /// Returns when something changed and has come to rest: where to look.
+    /// Returns when something changed and has come to rest: where to look. Dropped by a command that comes first, it
+    /// forgets nothing, and many commands do not put it off.
     pub(super) async fn settled(&mut self) -> Scope {
-        let mut scope = Scope::Links(BTreeSet::new());
-        match self.0.recv().await {
-            Some(notice) => notice.add_to(&mut scope),
-            None => return std::future::pending().await,
+        if self.pending.is_none() {
+            let mut scope = Scope::Links(BTreeSet::new());
+            match self.notices.recv().await {
+                Some(notice) => notice.add_to(&mut scope),
+                None => return std::future::pending().await,
+            }
+            self.pending = Some((scope, Instant::now() + SETTLE));
         }
-        tokio::time::sleep(SETTLE).await;
-        while let Ok(notice) = self.0.try_recv() {
+        if let Some((_, rest)) = &self.pending {
+            tokio::time::sleep_until(*rest).await;
+        }
+        let (mut scope, _) = self.pending.take().unwrap_or((Scope::All, Instant::now()));
+        while let Ok(notice) = self.notices.try_recv() {
             notice.add_to(&mut scope);
         }
         scope
@@ -80,9 +94,11 @@ fn blind(events: &Events, what: &str, error: &std::io::Error) {
 async fn links(mut watch: Watch, sender: mpsc::Sender<Notice>) {
     loop {
         let notice = match watch.next().await {
-            watch::Drift::Link(name) | watch::Drift::Address(name) => Notice::Link(name),
+            watch::Drift::Link(name)
+            | watch::Drift::Address(name)
+            | watch::Drift::OurRoute(name) => Notice::Link(name),
             watch::Drift::Forwarding => Notice::Settings,
-            watch::Drift::OurRoute | watch::Drift::Resync => Notice::Everything,
+            watch::Drift::Resync => Notice::Everything,
             watch::Drift::ForeignRoute => continue,
         };
         if sender.send(notice).await.is_err() {

@@ -1,4 +1,4 @@
-//! The only netlink, sysctl writes and tap ioctls of the project.
+//! The only netlink, sysctl writes, tap ioctls and nft runs of the project.
 //!
 //! [`Kernel`] is the real [`Host`]: it observes into and acts from the pure data of [`crate::plan`]. It decides nothing.
 //!
@@ -72,9 +72,7 @@ impl Kernel {
         let dev = dev.clone();
         self.desk.run(move |worker| worker.neighbours(&dev)).await?
     }
-}
 
-impl Kernel {
     /// The firewall's runner, which knows the changes that are our own.
     #[must_use]
     pub const fn nft(&self) -> &nft::Nft {
@@ -105,12 +103,14 @@ impl Host for Kernel {
 
     async fn observe(&mut self, scope: &Scope) -> Result<HostState, StepError> {
         let look = scope.clone();
-        let mut seen = self.desk.run(move |worker| worker.observe(&look)).await??;
-        if *scope == Scope::All {
-            let rules = self.nft.observe().await;
-            let rules = rules.map_err(|error| StepError(error.to_string()))?;
-            seen.firewall = Some(rules.unwrap_or_default());
+        let links = self.desk.run(move |worker| worker.observe(&look));
+        if *scope != Scope::All {
+            return links.await?;
         }
+        let (links, rules) = tokio::join!(links, self.nft.observe());
+        let mut seen = links??;
+        let rules = rules.map_err(|error| StepError(error.to_string()))?;
+        seen.firewall = Some(rules.unwrap_or_default());
         Ok(seen)
     }
 }

@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::sys::{
     AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
 };
@@ -38,8 +38,8 @@ pub enum Drift {
     Link(IfName),
     /// An address of a link appeared or went.
     Address(IfName),
-    /// A route of ours appeared or went.
-    OurRoute,
+    /// A route of ours by a link appeared or went.
+    OurRoute(IfName),
     /// A route of somebody else's appeared: it may overlap a subnet of ours.
     ForeignRoute,
     /// A forwarding setting of the host or an interface.
@@ -127,12 +127,10 @@ impl Watch {
             Message::NewAddress(a) | Message::DelAddress(a) => {
                 self.name(a.header.index).map(Drift::Address)
             }
-            Message::NewRoute(route) => Some(if ours(&route) {
-                Drift::OurRoute
-            } else {
-                Drift::ForeignRoute
-            }),
-            Message::DelRoute(route) => ours(&route).then_some(Drift::OurRoute),
+            Message::NewRoute(route) | Message::DelRoute(route) if ours(&route) => {
+                self.name(link_of(&route)?).map(Drift::OurRoute)
+            }
+            Message::NewRoute(_) => Some(Drift::ForeignRoute),
             _ => None,
         }
     }
@@ -149,6 +147,16 @@ fn name_of(link: &LinkMessage) -> Option<IfName> {
         .iter()
         .find_map(|attribute| match attribute {
             LinkAttribute::IfName(name) => name.parse().ok(),
+            _ => None,
+        })
+}
+
+fn link_of(route: &RouteMessage) -> Option<u32> {
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
             _ => None,
         })
 }

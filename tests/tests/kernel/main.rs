@@ -1,148 +1,18 @@
 //! The plan against the real kernel: made, adopted, changed, repaired, rolled back; nothing of anybody else's touched.
 
+mod figures;
+mod lab;
+
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use tests::Ns;
-use uuid::Uuid;
-use vnet_core::config::{Fill, native};
 use vnet_core::host::watch::{Drift, Watch};
 use vnet_core::host::{self, Kernel};
-use vnet_core::model::{Home, Network, Owner, Port, PortKey, PortKind, World};
+use vnet_core::model::{Home, Owner, PortKind, World};
 use vnet_core::plan::{self, Host, HostState, Scope, Step, StepError};
-use vnet_core::types::IfName;
 
-fn name(text: &str) -> IfName {
-    text.parse().expect("an interface name")
-}
-
-/// A started network out of a document; the number makes its uuid and MAC.
-fn network(number: u8, document: &str) -> Network {
-    let fill = Fill {
-        uuid: Uuid::from_u128(number.into()),
-        bridge: name(&format!("vbt{number}")),
-        mac: vnet_core::types::Mac([0x52, 0x54, 0, 0xff, 0, number]),
-        subnets: Vec::new(),
-    };
-    let docs = native::from_toml(document).expect("a document");
-    docs.first()
-        .expect("a network")
-        .settle(&fill)
-        .expect("valid")
-}
-
-fn lab() -> Network {
-    network(
-        1,
-        r#"
-        name = "lab"
-        [[subnet]]
-        address = "10.50.0.1/24"
-        [[subnet]]
-        address = "fd50::1/64"
-        [[route]]
-        to = "10.60.0.0/16"
-        via = "10.50.0.9"
-        "#,
-    )
-}
-
-fn port(network: &str, label: &str, kind: PortKind, interface: &str) -> Port {
-    Port {
-        key: PortKey {
-            home: Home::Network(network.parse().expect("a network name")),
-            name: label.parse().expect("a port name"),
-        },
-        kind,
-        interface: name(interface),
-        mac: "52:54:00:00:00:01".parse().expect("a MAC"),
-        ipv4: Vec::new(),
-        ipv6: Vec::new(),
-        guard: true,
-        isolated: false,
-        queues: 1,
-    }
-}
-
-/// A tap `tap-LABEL` of the network `lab`.
-fn tap(label: &str) -> Port {
-    port(
-        "lab",
-        label,
-        PortKind::Tap { owner: None },
-        &format!("tap-{label}"),
-    )
-}
-
-fn world(
-    networks: impl IntoIterator<Item = Network>,
-    ports: impl IntoIterator<Item = Port>,
-) -> World {
-    let mut world = World::default();
-    for network in networks {
-        world.active.insert(network.name.clone());
-        world.networks.insert(network.name.clone(), network);
-    }
-    for port in ports {
-        world.ports.insert(port.key.clone(), port);
-    }
-    world
-}
-
-/// The real kernel inside a namespace, driven from a test.
-struct Lab {
-    ns: Ns,
-    kernel: Kernel,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Lab {
-    fn new(label: &str) -> anyhow::Result<Self> {
-        let ns = Ns::new(label)?;
-        let kernel = ns.enter(Kernel::new)??;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        Ok(Self {
-            ns,
-            kernel,
-            runtime,
-        })
-    }
-
-    fn observe(&mut self) -> anyhow::Result<HostState> {
-        Ok(self.runtime.block_on(self.kernel.observe(&Scope::All))?)
-    }
-
-    fn plan(&mut self, world: &World) -> anyhow::Result<plan::Plan> {
-        let observed = self.observe()?;
-        Ok(plan::diff(&observed, &plan::desired(world))?)
-    }
-
-    fn reach(&mut self, world: &World) -> anyhow::Result<plan::Done> {
-        let plan = self.plan(world)?;
-        Ok(self
-            .runtime
-            .block_on(plan::execute(plan, &mut self.kernel))?)
-    }
-
-    /// Reaches a world, and finds nothing more to do.
-    fn settle(&mut self, world: &World) -> anyhow::Result<plan::Done> {
-        let done = self.reach(world)?;
-        let again = self.plan(world)?;
-        ensure!(again.is_empty(), "a second plan is not empty:\n{again}");
-        Ok(done)
-    }
-
-    fn cat(&self, sysctl: &str) -> anyhow::Result<String> {
-        Ok(self
-            .ns
-            .sh(&format!("cat /proc/sys/{sysctl}"))?
-            .trim()
-            .to_owned())
-    }
-}
+use lab::{Lab, name, network, port, tap, world};
 
 #[test]
 fn a_network_is_made_adopted_and_taken_down() -> anyhow::Result<()> {
@@ -156,7 +26,7 @@ fn a_network_is_made_adopted_and_taken_down() -> anyhow::Result<()> {
         },
         "tap-web",
     );
-    let full = world([self::lab()], [tap]);
+    let full = world([lab::lab()], [tap]);
     let done = lab.settle(&full)?;
 
     let link = lab.ns.ip("-d link show vbt1")?;
@@ -205,7 +75,7 @@ fn a_network_is_made_adopted_and_taken_down() -> anyhow::Result<()> {
     let mut nothing = plan::desired(&World::default());
     remembered.complete(&mut nothing, &observed);
     let plan = plan::diff(&observed, &nothing)?;
-    let done = lab.runtime.block_on(plan::execute(plan, &mut lab.kernel))?;
+    let done = lab.execute(plan)??;
     remembered.learn(&done);
     ensure!(remembered.0.is_empty(), "still remembers {remembered:?}");
     let after = lab.observe()?;
@@ -242,7 +112,7 @@ fn a_failure_at_any_step_leaves_the_kernel_as_it_was() -> anyhow::Result<()> {
     let mut lab = Lab::new("fail")?;
     lab.ns.ip("link add veth0 type veth peer name veth1")?;
     let nic = port("lab", "nic", PortKind::External, "veth0");
-    lab.settle(&world([self::lab()], [tap("old"), nic]))?;
+    lab.settle(&world([lab::lab()], [tap("old"), nic]))?;
 
     // One network goes with its tap, another comes; the lent interface and the mode change.
     let other = network(
@@ -253,7 +123,7 @@ fn a_failure_at_any_step_leaves_the_kernel_as_it_was() -> anyhow::Result<()> {
         1,
         "name = \"lab\"\n[bridge]\nmtu = 9000\n[[subnet]]\naddress = \"10.50.0.1/16\"\n",
     );
-    changed.uuid = self::lab().uuid;
+    changed.uuid = lab::lab().uuid;
     let mut isolated = tap("new");
     isolated.isolated = true;
     let next = world([changed, other], [isolated]);
@@ -262,13 +132,14 @@ fn a_failure_at_any_step_leaves_the_kernel_as_it_was() -> anyhow::Result<()> {
     let plan = plan::diff(&before, &plan::desired(&next))?;
     ensure!(plan.len() > 10, "a plan worth failing:\n{plan}");
     for step in 0..plan.len() {
-        let mut failing = Failing {
-            kernel: lab.kernel.clone(),
-            left: Some(step),
-        };
-        let failed = lab
-            .runtime
-            .block_on(plan::execute(plan.clone(), &mut failing));
+        let plan_again = plan.clone();
+        let failed = lab.wait(async |kernel| {
+            let mut failing = Failing {
+                kernel: kernel.clone(),
+                left: Some(step),
+            };
+            plan::execute(plan_again, &mut failing).await
+        })?;
         let failed = failed.err().context("it was told to fail")?;
         ensure!(failed.left.is_empty(), "step {step}: {failed}");
         let after = lab.observe()?;
@@ -293,7 +164,7 @@ fn what_stands_in_the_way_is_told_and_nothing_is_changed() -> anyhow::Result<()>
     lab.ns.ip("route add 10.60.0.0/16 via 192.0.2.9 metric 1")?;
     let before = lab.observe()?;
     let error = lab
-        .reach(&world([self::lab()], []))
+        .reach(&world([lab::lab()], []))
         .err()
         .context("a route was in the way")?;
     ensure!(
@@ -307,16 +178,16 @@ fn what_stands_in_the_way_is_told_and_nothing_is_changed() -> anyhow::Result<()>
     lab.ns.ip("route del 10.60.0.0/16 metric 1")?;
 
     // Between the plan and its execution somebody takes the name.
-    let plan = lab.plan(&world([self::lab()], [tap("web")]))?;
+    let plan = lab.plan(&world([lab::lab()], [tap("web")]))?;
     lab.ns.ip("link add tap-web type veth peer name other")?;
     let before = lab.observe()?;
-    let failed = lab.runtime.block_on(plan::execute(plan, &mut lab.kernel));
+    let failed = lab.execute(plan)?;
     let failed = failed.err().context("the name was taken")?;
     ensure!(failed.to_string().contains("tap-web"), "{failed}");
     ensure!(lab.observe()? == before);
 
     // Seen at once, it is a conflict that says what to do.
-    let conflict = plan::diff(&before, &plan::desired(&world([self::lab()], [tap("web")])));
+    let conflict = plan::diff(&before, &plan::desired(&world([lab::lab()], [tap("web")])));
     let conflict = conflict.err().context("a conflict")?;
     ensure!(
         conflict.to_string().contains("netd did not make it"),
@@ -331,7 +202,7 @@ fn a_running_network_changes_without_its_ports_leaving() -> anyhow::Result<()> {
     let mut wide = tap("wide");
     wide.queues = 4;
     let ports = [tap("web"), wide];
-    lab.settle(&world([self::lab()], ports.clone()))?;
+    lab.settle(&world([lab::lab()], ports.clone()))?;
     let queues = NonZeroU16::new(2).context("two")?;
     let held = lab
         .ns
@@ -382,7 +253,7 @@ fn a_running_network_changes_without_its_ports_leaving() -> anyhow::Result<()> {
 #[test]
 fn drift_is_seen_and_repaired() -> anyhow::Result<()> {
     let mut lab = Lab::new("drift")?;
-    let full = world([self::lab()], [tap("web")]);
+    let full = world([lab::lab()], [tap("web")]);
     lab.settle(&full)?;
     let good = lab.observe()?;
     let guard = lab.runtime.handle().clone();
@@ -396,7 +267,7 @@ fn drift_is_seen_and_repaired() -> anyhow::Result<()> {
             Drift::Address(name("vbt1")),
         ),
         ("addr del fd50::1/64 dev vbt1", Drift::Address(name("vbt1"))),
-        ("route del 10.60.0.0/16", Drift::OurRoute),
+        ("route del 10.60.0.0/16", Drift::OurRoute(name("vbt1"))),
         ("link set vbt1 down", Drift::Link(name("vbt1"))),
         ("link set vbt1 mtu 1400", Drift::Link(name("vbt1"))),
         ("link set tap-web nomaster", Drift::Link(name("tap-web"))),
@@ -450,7 +321,7 @@ fn what_is_not_ours_is_left_alone() -> anyhow::Result<()> {
     let nic = port("lab", "nic", PortKind::External, "veth0");
     let mut plain = tap("plain");
     plain.key.home = Home::Bridge(name("br0"));
-    let full = world([self::lab()], [nic, plain]);
+    let full = world([lab::lab()], [nic, plain]);
     lab.settle(&full)?;
     ensure!(lab.ns.ip("link show veth0")?.contains("master vbt1"));
     ensure!(
@@ -486,7 +357,7 @@ fn what_is_not_ours_is_left_alone() -> anyhow::Result<()> {
 fn uplinks_keep_their_advertisements() -> anyhow::Result<()> {
     let mut lab = Lab::new("uplink")?;
     lab.ns.ip("link add eth0 type veth peer name eth1")?;
-    let done = lab.settle(&world([self::lab()], []))?;
+    let done = lab.settle(&world([lab::lab()], []))?;
     ensure!(lab.cat("net/ipv6/conf/all/forwarding")? == "1");
     ensure!(lab.cat("net/ipv6/conf/eth0/accept_ra")? == "2");
     let mut remembered = plan::Remembered::default();
@@ -494,12 +365,12 @@ fn uplinks_keep_their_advertisements() -> anyhow::Result<()> {
 
     // An uplink that comes later is helped too, and all of them get their value back.
     lab.ns.ip("link add eth2 type veth peer name eth3")?;
-    for (world, eth2) in [(world([self::lab()], []), "2"), (World::default(), "1")] {
+    for (world, eth2) in [(world([lab::lab()], []), "2"), (World::default(), "1")] {
         let observed = lab.observe()?;
         let mut desired = plan::desired(&world);
         remembered.complete(&mut desired, &observed);
         let plan = plan::diff(&observed, &desired)?;
-        let done = lab.runtime.block_on(plan::execute(plan, &mut lab.kernel))?;
+        let done = lab.execute(plan)??;
         remembered.learn(&done);
         ensure!(lab.cat("net/ipv6/conf/eth2/accept_ra")? == eth2);
     }
@@ -512,7 +383,7 @@ fn uplinks_keep_their_advertisements() -> anyhow::Result<()> {
 #[test]
 fn the_survey_sees_what_is_taken() -> anyhow::Result<()> {
     let mut lab = Lab::new("survey")?;
-    lab.settle(&world([self::lab()], []))?;
+    lab.settle(&world([lab::lab()], []))?;
     lab.ns.ip("link add eth0 type veth peer name eth1")?;
     lab.ns.ip("link set eth0 up")?;
     lab.ns.ip("link property add dev eth0 altname virbr0")?;
@@ -521,7 +392,7 @@ fn the_survey_sees_what_is_taken() -> anyhow::Result<()> {
     lab.ns.ip("route add default via 192.168.122.6")?;
     lab.ns.ip("route add 0.0.0.0/1 via 192.168.122.6")?;
     lab.ns.ip("route add blackhole 10.99.0.0/16")?;
-    let taken = lab.runtime.block_on(lab.kernel.survey())?;
+    let taken = lab.wait(async |kernel| kernel.survey().await)??;
     for (subnet, why) in [
         (
             "192.168.122.1/24",
@@ -547,18 +418,23 @@ fn the_survey_sees_what_is_taken() -> anyhow::Result<()> {
 #[test]
 fn a_part_of_the_host_can_be_looked_at() -> anyhow::Result<()> {
     let mut lab = Lab::new("scope")?;
-    lab.settle(&world([self::lab()], [tap("web")]))?;
+    lab.settle(&world([lab::lab()], [tap("web")]))?;
     let all = lab.observe()?;
+    // The firewall is looked at only with everything.
+    let links = HostState {
+        firewall: None,
+        ..all.clone()
+    };
     let names = [name("vbt1"), name("tap-web"), name("nowhere")];
     let scope = Scope::Links(names.into());
-    let part = lab.runtime.block_on(lab.kernel.observe(&scope))?;
-    ensure!(part == all, "{part}is not\n{all}");
+    let part = lab.wait(async |kernel| kernel.observe(&scope).await)??;
+    ensure!(part == links, "{part}is not\n{links}");
 
     // What is known stays true by looking only where something changed.
     let mut known = all.clone();
     lab.ns.ip("link del tap-web")?;
     let scope = Scope::Links([name("tap-web")].into());
-    let seen = lab.runtime.block_on(lab.kernel.observe(&scope))?;
+    let seen = lab.wait(async |kernel| kernel.observe(&scope).await)??;
     known.refresh(&scope, seen);
     ensure!(known == lab.observe()?);
     Ok(())
