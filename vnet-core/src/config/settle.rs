@@ -9,13 +9,13 @@ use uuid::Uuid;
 use super::Problems;
 use super::check::Check;
 use super::native::{
-    BridgeDoc, DhcpDoc, DnsDoc, ForwardDoc, HostDoc, NetworkDoc, OptionDoc, PublishDoc,
+    BridgeDoc, DhcpDoc, DnsDoc, ForwardDoc, HostDoc, NetworkDoc, OptionDoc, PublishDoc, RecordDoc,
     ReservationDoc, RouteDoc, UpstreamDoc,
 };
 use crate::model::{
     Bridge, Dhcp4, Dhcp6, DhcpOption, Dns, Forward, ForwardKind, HostAccess, HostRecord, Nat,
-    Network, Publish, RaMode, Reservation4, Reservation6, Route4, Subnet4, Subnet6, Target,
-    Upstream,
+    Network, Publish, RaMode, Record, RecordData, Reservation4, Reservation6, Route4, Subnet4,
+    Subnet6, Target, Upstream,
 };
 use crate::types::{
     DomainName, Invalid, IpNet, Ipv4Net, Ipv6Net, LeaseTime, Mac, Mtu, NetworkName, PortName,
@@ -740,6 +740,12 @@ fn dns(doc: Option<&DnsDoc>, kind: Option<ForwardKind>, check: &mut Check) -> Dn
         .enumerate()
         .filter_map(|(i, h)| host_record(i, h, check))
         .collect();
+    let records = doc
+        .record
+        .iter()
+        .enumerate()
+        .filter_map(|(i, r)| record(i, r, check))
+        .collect();
     let by_mode = kind != Some(ForwardKind::Isolated) || !upstreams.is_empty();
     Dns {
         enabled: doc.enabled.unwrap_or(kind != Some(ForwardKind::Bridge)),
@@ -747,7 +753,21 @@ fn dns(doc: Option<&DnsDoc>, kind: Option<ForwardKind>, check: &mut Check) -> Dn
         upstreams,
         rebind_protection: doc.rebind_protection.unwrap_or(false),
         hosts,
+        records,
     }
+}
+
+fn record(i: usize, doc: &RecordDoc, check: &mut Check) -> Option<Record> {
+    let at = format!("dns.record[{i}]");
+    let name = check.parse(format!("{at}.name"), &doc.name);
+    let data = check.take(
+        format!("{at}.value"),
+        RecordData::new(&doc.r#type, &doc.value),
+    );
+    Some(Record {
+        name: name?,
+        data: data?,
+    })
 }
 
 fn upstream(i: usize, doc: &UpstreamDoc, check: &mut Check) -> Option<Upstream> {
