@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::native::{
     BridgeDoc, DhcpDoc, DnsDoc, DomainDoc, ForwardDoc, HostDoc, NetworkDoc, OptionDoc, PublishDoc,
-    ReservationDoc, RouteDoc, SubnetDoc, UpstreamDoc,
+    RecordDoc, ReservationDoc, RouteDoc, SubnetDoc, UpstreamDoc,
 };
 use crate::model::{
     Bridge, Dhcp4, DhcpOption, Dns, Forward, Network, Reservation4, Reservation6, Subnet4, Subnet6,
@@ -99,6 +99,15 @@ fn dns(dns: &Dns) -> DnsDoc {
             .map(|h| HostDoc {
                 ip: h.ip.to_string(),
                 names: h.names.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+        record: dns
+            .records
+            .iter()
+            .map(|r| RecordDoc {
+                name: r.name.to_string(),
+                r#type: r.data.kind().to_owned(),
+                value: r.data.value().to_owned(),
             })
             .collect(),
     }

@@ -123,6 +123,22 @@ pub struct DnsDoc {
     /// Names for addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host: Vec<HostDoc>,
+    /// Records of other kinds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub record: Vec<RecordDoc>,
+}
+
+/// A DNS record.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RecordDoc {
+    /// `_http._tcp` or `*.apps` (in the network's domain), or a whole name.
+    pub name: String,
+    /// `SRV`, `TXT`, `CNAME`, `MX`, `CAA`, `HTTPS`, ...
+    pub r#type: String,
+    /// As in a zone file: `0 5 80 web`.
+    pub value: String,
 }
 
 /// One resolver to forward to.

@@ -10,11 +10,12 @@ use uuid::Uuid;
 use super::Problems;
 use super::check::Check;
 use super::native::{
-    BridgeDoc, DnsDoc, ForwardDoc, HostDoc, NetworkDoc, PublishDoc, RouteDoc, UpstreamDoc,
+    BridgeDoc, DnsDoc, ForwardDoc, HostDoc, NetworkDoc, PublishDoc, RecordDoc, RouteDoc,
+    UpstreamDoc,
 };
 use crate::model::{
-    Bridge, Dns, Forward, ForwardKind, HostAccess, HostRecord, Nat, Network, Publish, Route4,
-    Subnet4, Target, Upstream,
+    Bridge, Dns, Forward, ForwardKind, HostAccess, HostRecord, Nat, Network, Publish, Record,
+    RecordData, Route4, Subnet4, Target, Upstream,
 };
 use crate::types::{DomainName, Ipv4Net, Mac, Mtu, NetworkName};
 
@@ -264,6 +265,12 @@ fn dns(doc: Option<&DnsDoc>, kind: Option<ForwardKind>, check: &mut Check) -> Dn
         .enumerate()
         .filter_map(|(i, h)| host_record(i, h, check))
         .collect();
+    let records = doc
+        .record
+        .iter()
+        .enumerate()
+        .filter_map(|(i, r)| record(i, r, check))
+        .collect();
     let by_mode = kind != Some(ForwardKind::Isolated) || !upstreams.is_empty();
     Dns {
         enabled: doc.enabled.unwrap_or(kind != Some(ForwardKind::Bridge)),
@@ -271,7 +278,21 @@ fn dns(doc: Option<&DnsDoc>, kind: Option<ForwardKind>, check: &mut Check) -> Dn
         upstreams,
         rebind_protection: doc.rebind_protection.unwrap_or(false),
         hosts,
+        records,
     }
+}
+
+fn record(i: usize, doc: &RecordDoc, check: &mut Check) -> Option<Record> {
+    let at = format!("dns.record[{i}]");
+    let name = check.parse(format!("{at}.name"), &doc.name);
+    let data = check.take(
+        format!("{at}.value"),
+        RecordData::new(&doc.r#type, &doc.value),
+    );
+    Some(Record {
+        name: name?,
+        data: data?,
+    })
 }
 
 fn upstream(i: usize, doc: &UpstreamDoc, check: &mut Check) -> Option<Upstream> {

@@ -21,6 +21,16 @@ subnet = [{ address = "10.94.1.1/24" }, { address = "fd94:1::1/64" }]
 [network.dns]
 rebind_protection = true
 host = [{ ip = "10.94.1.9", names = ["web", "www.lab.test"] }, { ip = "10.94.1.8", names = ["a.b.c.lab.test", "out.example"] }]
+record = [
+  { name = "_http._tcp", type = "SRV", value = "0 5 80 web" },
+  { name = "*.apps", type = "A", value = "10.94.1.7" },
+  { name = "own.apps", type = "TXT", value = "mine" },
+  { name = "own.apps.lab.test", type = "TXT", value = "mine" },
+  { name = "*.apps.lab.test", type = "TXT", value = "all of them" },
+  { name = "ftp", type = "CNAME", value = "www" },
+  { name = "lab.test", type = "MX", value = "10 web" },
+  { name = "shop", type = "HTTPS", value = "1 web alpn=h2 port=8443" },
+]
 upstream = [{ address = "192.0.2.53" }, { address = "192.0.2.54", domain = "corp.test" }]
 [[network]]
 name = "open"
@@ -262,6 +272,62 @@ fn names_of_the_own_network() {
         host.ask("bare", "web. A"),
         "NoError aa ra | web. 10 A 10.94.4.9 | "
     );
+}
+
+#[test]
+fn records_of_other_kinds() {
+    let mut host = Host::new();
+    for (question, answer) in [
+        (
+            "_http._tcp.lab.test. SRV",
+            "_http._tcp.lab.test. 10 SRV 0 5 80 web.lab.test.",
+        ),
+        ("lab.test. MX", "lab.test. 10 MX 10 web.lab.test."),
+        (
+            "ftp.lab.test. A",
+            "ftp.lab.test. 10 CNAME www.lab.test.; www.lab.test. 10 A 10.94.1.9",
+        ),
+        ("ftp. CNAME", "ftp. 10 CNAME www.lab.test."),
+    ] {
+        assert_eq!(
+            host.ask("lab", question),
+            format!("NoError aa ra | {answer} | "),
+            "{question}"
+        );
+    }
+    let https = host.ask("lab", "shop.lab.test. HTTPS");
+    assert!(
+        https.contains("1 web.lab.test.") && https.contains("8443"),
+        "{https}"
+    );
+}
+
+#[test]
+fn rfc4592_3_3_1_a_wildcard_stands_for_what_does_not_exist() {
+    let mut host = Host::new();
+    assert!(
+        host.ask("lab", "any.apps.lab.test. A")
+            .starts_with("NoError aa ra | any.apps.lab.test. 10 A 10.94.1.7")
+    );
+    assert!(
+        host.ask("lab", "deep.any.apps.lab.test. TXT")
+            .contains("all of them")
+    );
+    assert!(
+        host.ask("lab", "any.apps.lab.test. AAAA")
+            .starts_with("NoError aa ra |  | lab.test. 5 SOA")
+    );
+    // What exists, also as a name between, is not the wildcard's; nor is what lies under it.
+    assert!(
+        host.ask("lab", "apps.lab.test. A")
+            .starts_with("NoError aa ra |  | ")
+    );
+    assert!(
+        host.ask("lab", "x.own.apps.lab.test. A")
+            .starts_with("NXDomain")
+    );
+    // `own.apps` has a dot: it is a whole name, outside the domain.
+    assert!(host.ask("lab", "own.apps. TXT").contains("mine"));
 }
 
 #[test]

@@ -113,6 +113,18 @@ impl NameBuf {
         Some(name)
     }
 
+    /// This name with another in place of its root; `None` if that gets too long.
+    #[must_use]
+    pub fn before(&self, parent: &[u8]) -> Option<Self> {
+        let own = self.as_bytes();
+        let own = &own[..own.len() - 1];
+        let mut name = *self;
+        let end = own.len() + parent.len();
+        name.bytes.get_mut(own.len()..end)?.copy_from_slice(parent);
+        name.len = u8::try_from(end).ok()?;
+        Some(name)
+    }
+
     /// From text without the trailing dot, as the types of the model hold it.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {

@@ -93,6 +93,7 @@ impl Zone {
         }
         let mut zone = Self::empty(network)?;
         zone.add_documented(network);
+        zone.add_records(network);
         zone.add_guests(world, network);
         for label in ["gateway", "_gateway"] {
             let gateways = zone.gateways.clone();
@@ -178,6 +179,32 @@ impl Zone {
         }
     }
 
+    fn add_records(&mut self, network: &Network) {
+        for record in &network.dns.records {
+            let bare = NameBuf::from_text(record.name.name.as_str());
+            let owner = match record.name.is_relative() {
+                true => bare.and_then(|name| name.before(self.apex.as_bytes())),
+                false => bare,
+            };
+            let owner = match record.name.wildcard {
+                true => owner.and_then(|name| NameBuf::join(b"*", name.as_bytes())),
+                false => owner,
+            };
+            let data = record.data.wire(network.domain.as_ref());
+            if let (Some(owner), Some(data)) = (owner, data) {
+                self.wildcards |= record.name.wildcard;
+                self.add(
+                    &owner,
+                    Record {
+                        rtype: record.data.code(),
+                        ttl: LOCAL_TTL,
+                        data: data.into(),
+                    },
+                );
+            }
+        }
+    }
+
     fn add_guests(&mut self, world: &World, network: &Network) {
         let mut given: BTreeMap<DomainName, Vec<IpAddr>> = BTreeMap::new();
         for port in world.ports_of(&network.name) {
@@ -221,16 +248,16 @@ impl Zone {
     }
 
     fn name(&mut self, name: &DomainName, address: IpAddr) {
-        self.add(name, Record::address(address));
+        if let Some(name) = self.absolute(name) {
+            self.add(&name, Record::address(address));
+        }
     }
 
-    fn add(&mut self, name: &DomainName, record: Record) {
-        if let Some(name) = self.absolute(name) {
-            let node = self.nodes.entry((&name).into()).or_default();
-            node.fixed = true;
-            if !node.records.contains(&record) {
-                node.records.push(record);
-            }
+    fn add(&mut self, name: &NameBuf, record: Record) {
+        let node = self.nodes.entry(name.into()).or_default();
+        node.fixed = true;
+        if !node.records.contains(&record) {
+            node.records.push(record);
         }
     }
 

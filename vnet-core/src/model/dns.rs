@@ -16,6 +16,8 @@ pub struct Dns {
     pub rebind_protection: bool,
     /// Names that the document gives to addresses.
     pub hosts: Vec<HostRecord>,
+    /// Records of other kinds.
+    pub records: Vec<super::Record>,
 }
 
 /// One resolver to forward to, for every name or for one domain.

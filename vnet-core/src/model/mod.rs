@@ -12,6 +12,7 @@ mod network;
 mod options;
 mod port;
 mod publish;
+mod record;
 mod subnet;
 mod world;
 
@@ -24,5 +25,6 @@ pub(crate) use options::unhex;
 pub use options::{DhcpOption, OptionKind, OptionRow, TABLE as DHCP_OPTIONS};
 pub use port::{Home, Owner, Port, PortKey, PortKind};
 pub use publish::{Protocol, Publish, Target};
+pub use record::{Record, RecordData, RecordName};
 pub use subnet::{Subnet4, Subnet6};
 pub use world::{Clash, World};

@@ -1,0 +1,232 @@
+use std::fmt;
+use std::str::FromStr;
+
+use hickory_proto::rr::rdata::TXT;
+use hickory_proto::rr::{RData, RecordType};
+use hickory_proto::serialize::binary::BinEncodable as _;
+
+use crate::types::{DomainName, Invalid, serde_as_text};
+
+/// A DNS record that the document gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Whose it is.
+    pub name: RecordName,
+    /// What it says.
+    pub data: RecordData,
+}
+
+/// The owner of a record: a name, or with `*.` in front every name under it that has nothing of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordName {
+    /// Whether it stands for all names under it.
+    pub wildcard: bool,
+    /// The name. Without a dot, apart from leading labels like `_http._tcp`, it lies in the network's domain.
+    pub name: DomainName,
+}
+
+serde_as_text!(RecordName);
+
+impl FromStr for RecordName {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let (wildcard, name) = text
+            .strip_prefix("*.")
+            .map_or((false, text), |rest| (true, rest));
+        Ok(Self {
+            wildcard,
+            name: name.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for RecordName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.wildcard { "*." } else { "" }, self.name)
+    }
+}
+
+impl RecordName {
+    /// Whether it lies in the network's domain: no dot is left when labels that name a service are taken off.
+    #[must_use]
+    pub fn is_relative(&self) -> bool {
+        let mut labels = self
+            .name
+            .as_str()
+            .split('.')
+            .skip_while(|l| l.starts_with('_'));
+        labels.next();
+        labels.next().is_none()
+    }
+}
+
+/// Every type that a document may give: its name, its number, and which word of the value is a host's name.
+const TYPES: [(&str, RecordType, Option<usize>); 12] = [
+    ("A", RecordType::A, None),
+    ("AAAA", RecordType::AAAA, None),
+    ("CAA", RecordType::CAA, None),
+    ("CNAME", RecordType::CNAME, Some(0)),
+    ("HTTPS", RecordType::HTTPS, Some(1)),
+    ("MX", RecordType::MX, Some(1)),
+    ("NS", RecordType::NS, Some(0)),
+    ("SRV", RecordType::SRV, Some(3)),
+    ("SSHFP", RecordType::SSHFP, None),
+    ("SVCB", RecordType::SVCB, Some(1)),
+    ("TLSA", RecordType::TLSA, None),
+    ("TXT", RecordType::TXT, None),
+];
+
+/// A type and a value in the form of a zone file: `SRV` and `0 5 80 web`. It exists only if the value is of the type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordData {
+    row: usize,
+    value: String,
+}
+
+impl RecordData {
+    /// From the two words of the document.
+    ///
+    /// # Errors
+    /// Which types there are, or why the value is none of its type.
+    pub fn new(kind: &str, value: &str) -> Result<Self, Invalid> {
+        let row = TYPES.iter().position(|t| t.0.eq_ignore_ascii_case(kind));
+        let row = row.ok_or_else(|| {
+            let known: Vec<_> = TYPES.iter().map(|t| t.0).collect();
+            Invalid::new(format!(
+                "`{}` is none of {}",
+                kind.escape_debug(),
+                known.join(", ")
+            ))
+        })?;
+        let value = value.trim().to_owned();
+        if value.len() > 4096 {
+            return Err(Invalid::new("a record may be at most 4096 characters long"));
+        }
+        let data = Self { row, value };
+        data.encode(None).map_err(|why| {
+            let (kind, value) = (data.kind(), data.value.escape_debug());
+            Invalid::new(format!(
+                "`{value}` is not the value of a {kind} record: {why}"
+            ))
+        })?;
+        Ok(data)
+    }
+
+    /// The type's name.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        TYPES[self.row].0
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// The type's number.
+    #[must_use]
+    pub fn code(&self) -> u16 {
+        TYPES[self.row].1.into()
+    }
+
+    /// As it goes over the wire; a host's name without a dot lies in the domain.
+    #[must_use]
+    pub fn wire(&self, domain: Option<&DomainName>) -> Option<Vec<u8>> {
+        self.encode(domain).ok()
+    }
+
+    fn encode(&self, domain: Option<&DomainName>) -> Result<Vec<u8>, String> {
+        let (_, kind, host) = TYPES[self.row];
+        // A text without quotes is one text, whatever spaces it has.
+        if kind == RecordType::TXT && !self.value.contains('"') {
+            let chunks = self.value.as_bytes().chunks(255).collect();
+            return RData::TXT(TXT::from_bytes(chunks))
+                .to_bytes()
+                .map_err(|e| e.to_string());
+        }
+        let words = self.value.split_whitespace().enumerate().map(|(i, word)| {
+            let plain = Some(i) == host && !word.contains('.');
+            match domain.filter(|_| plain) {
+                Some(domain) => format!("{word}.{domain}").to_ascii_lowercase(),
+                None if Some(i) == host => word.to_ascii_lowercase(),
+                None => word.to_owned(),
+            }
+        });
+        let text = words.collect::<Vec<_>>().join(" ");
+        let data = RData::try_from_str(kind, &text).map_err(|e| e.to_string())?;
+        data.to_bytes().map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_every_type() {
+        for (kind, value) in [
+            ("A", "10.0.0.1"),
+            ("AAAA", "fd00::1"),
+            ("CAA", "0 issue ca.example"),
+            ("CNAME", "web"),
+            ("HTTPS", "1 . alpn=h2"),
+            ("MX", "10 mail"),
+            ("NS", "ns.example"),
+            ("SRV", "0 5 80 web"),
+            ("SSHFP", "2 1 123456789abcdef67890123456789abcdef67890"),
+            ("SVCB", "1 web port=8080"),
+            (
+                "TLSA",
+                "3 1 1 0d6fce3320315023ff499a3f3de1362c88ee8380311ac8c036890ab13243aa09",
+            ),
+            ("txt", "v=spf1 -all"),
+        ] {
+            let data = RecordData::new(kind, value).unwrap();
+            assert!(!data.wire(None).unwrap().is_empty(), "{kind}");
+        }
+        for (kind, value) in [
+            ("A", "web"),
+            ("SRV", "0 5 web"),
+            ("MX", "mail"),
+            ("LOC", "here"),
+            ("CNAME", "a..b"),
+        ] {
+            assert!(RecordData::new(kind, value).is_err(), "{kind} {value}");
+        }
+    }
+
+    #[test]
+    fn hosts_without_a_dot_lie_in_the_domain() {
+        let lab: DomainName = "lab.test".parse().unwrap();
+        let srv = RecordData::new("SRV", "0 5 80 Web").unwrap();
+        assert!(
+            srv.wire(Some(&lab))
+                .unwrap()
+                .ends_with(b"\x03web\x03lab\x04test\0")
+        );
+        let mx = RecordData::new("MX", "10 mail.example.").unwrap();
+        assert!(
+            mx.wire(Some(&lab))
+                .unwrap()
+                .ends_with(b"\x04mail\x07example\0")
+        );
+        let txt = RecordData::new("TXT", "v=spf1 -all").unwrap();
+        assert_eq!(txt.wire(None).unwrap(), b"\x0bv=spf1 -all");
+        for (name, relative) in [
+            ("_http._tcp", true),
+            ("web", true),
+            ("*.apps", true),
+            ("_x.web", true),
+            ("a.example", false),
+            ("_x.a.example", false),
+        ] {
+            assert_eq!(
+                name.parse::<RecordName>().unwrap().is_relative(),
+                relative,
+                "{name}"
+            );
+        }
+    }
+}
