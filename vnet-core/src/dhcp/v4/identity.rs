@@ -155,7 +155,8 @@ fn check_source(
 /// Another kind of hardware: its type and address, as RFC 2132 section 9.14 spells such an identifier.
 fn hardware_id(message: &Message<'_>) -> Option<Vec<u8>> {
     let address = message.chaddr.get(..usize::from(message.hlen))?;
-    if address.iter().all(|b| *b == 0) {
+    // An Ethernet address that is nobody's own (a group's, none) is no identity.
+    if message.htype == 1 || address.iter().all(|b| *b == 0) {
         return None;
     }
     let mut id = vec![message.htype];

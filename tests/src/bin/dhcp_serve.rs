@@ -1,0 +1,46 @@
+//! The DHCP service alone: one network of a TOML file, served on the bridge that the document names until killed.
+//! What tests and benches run where a whole daemon would only be in the way.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use uuid::Uuid;
+use vnet_core::config::{Fill, native};
+use vnet_core::dhcp::v4::Scope;
+use vnet_core::model::World;
+use vnet_core::serve::leases::Leases;
+use vnet_core::store::Store;
+use vnet_core::types::Mac;
+
+fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args_os().skip(1);
+    let (Some(store), Some(document)) = (args.next(), args.next()) else {
+        bail!("usage: dhcp_serve STORE NETWORK.toml");
+    };
+    let document = native::from_toml(&fs::read_to_string(document)?)?;
+    let document = document.first().context("no network in the document")?;
+    let network = document.settle(&Fill {
+        uuid: Uuid::nil(),
+        bridge: "br0".parse()?,
+        mac: Mac([0x52, 0x54, 0, 0, 0, 1]),
+        subnets: Vec::new(),
+    })?;
+    let (name, bridge) = (network.name.clone(), network.bridge.name.clone());
+    let mut world = World::default();
+    world.active.insert(name.clone());
+    world.networks.insert(name.clone(), network);
+
+    let store = Store::open(&PathBuf::from(store))?;
+    let leases = Leases::start(store)?;
+    let scope = Scope::of(&world, &name);
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let failed = runtime.block_on(leases.configure(vec![(name, scope, bridge)]));
+    if let Some((network, why)) = failed.first() {
+        bail!("{network}: {why}");
+    }
+    fs::write("/dev/stderr", "serving\n")?;
+    loop {
+        std::thread::park();
+    }
+}

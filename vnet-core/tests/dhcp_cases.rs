@@ -1,0 +1,374 @@
+//! Traces of DHCPv4 by clause of the RFCs: `tests/cases/dhcp/*.txt`. `UPDATE=1` writes what the server says into them.
+//!
+//! ```text
+//! # RFC 2131 section 3.1: what the case is about
+//! toml ... end                                   the network (again: the network after a change)
+//! port web 52:54:00:00:00:09 10.0.0.9 guard      a port of it
+//! + 3600                                         so many seconds pass
+//! > 52:54:00:00:00:01 discover 55=1,3 12="web"   a message: options by number (address, "text", 0xhex, bytes)
+//! < offer to 10.0.0.7 at 52:54:00:00:00:01 ...   what follows, as the server decided
+//! ```
+//! Replies are also read by dhcproto, which nobody here wrote.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use dhcproto::{Decodable as _, Decoder, v4 as peer};
+use uuid::Uuid;
+use vnet_core::config::{Fill, native};
+use vnet_core::dhcp::v4::{Destination, Message, Reply, Scope, Sender, Server, Verdict};
+use vnet_core::lease::{Change, LeaseRecord, Time};
+use vnet_core::model::{DhcpOption, Home, Port, PortKey, PortKind, World};
+use vnet_core::types::Mac;
+
+#[test]
+fn cases() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/dhcp");
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
+        .collect();
+    files.sort();
+    assert!(files.len() > 10, "the cases are gone");
+    let mut wrong = Vec::new();
+    for file in files {
+        let said = fs::read_to_string(&file).unwrap();
+        let says = Case::default().play(&said);
+        if says == said {
+            continue;
+        }
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&file, says).unwrap();
+        } else {
+            wrong.push(format!("{}:\n{}", file.display(), difference(&said, &says)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn difference(said: &str, says: &str) -> String {
+    let (said, says): (Vec<_>, Vec<_>) = (said.lines().collect(), says.lines().collect());
+    let mut text = String::new();
+    for at in 0..said.len().max(says.len()) {
+        let (a, b) = (said.get(at), says.get(at));
+        if a != b {
+            let _ = writeln!(
+                text,
+                "  expected {}\n  got      {}",
+                a.unwrap_or(&""),
+                b.unwrap_or(&"")
+            );
+            break;
+        }
+    }
+    text
+}
+
+#[derive(Default)]
+struct Case {
+    world: World,
+    server: Option<Server>,
+    now: u64,
+    xid: u32,
+    /// What the disk would hold.
+    disk: BTreeMap<IpAddr, LeaseRecord>,
+}
+
+impl Case {
+    fn play(mut self, text: &str) -> String {
+        let (mut out, mut lines) = (String::new(), text.lines());
+        while let Some(line) = lines.next() {
+            if line.starts_with('<') {
+                continue;
+            }
+            let _ = writeln!(out, "{line}");
+            let says = match line.split_whitespace().next() {
+                Some("toml") => {
+                    let document: Vec<&str> = lines.by_ref().take_while(|l| *l != "end").collect();
+                    let document = document.join("\n");
+                    let _ = writeln!(out, "{document}\nend");
+                    self.network(&document);
+                    Vec::new()
+                }
+                Some("port") => {
+                    self.port(line);
+                    Vec::new()
+                }
+                Some("+") => self.pass(line),
+                Some("restart") => {
+                    self.restart();
+                    Vec::new()
+                }
+                Some("arp") => self.arp(line),
+                Some(">") => self.message(line),
+                Some(first) if !first.starts_with('#') => panic!("what is `{line}`?"),
+                Some(_) | None => Vec::new(),
+            };
+            for say in says {
+                let _ = writeln!(out, "< {say}");
+            }
+        }
+        out
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self.server
+            .as_mut()
+            .expect("a case begins with its network")
+    }
+
+    fn time(&self) -> Time {
+        Time::from_secs(1_000_000 + self.now)
+    }
+
+    fn network(&mut self, document: &str) {
+        let fill = Fill {
+            uuid: Uuid::nil(),
+            bridge: "br0".parse().unwrap(),
+            mac: Mac([2; 6]),
+            subnets: Vec::new(),
+        };
+        let network = native::from_toml(document).unwrap()[0]
+            .settle(&fill)
+            .unwrap();
+        self.world.networks.clear();
+        self.world.networks.insert(network.name.clone(), network);
+        self.configure();
+    }
+
+    fn configure(&mut self) {
+        let name = self.world.networks.keys().next().unwrap();
+        let scope = Scope::of(&self.world, name).unwrap();
+        let now = self.time();
+        match &mut self.server {
+            Some(server) => server.configure(scope),
+            None => self.server = Some(Server::new(scope, self.disk.values().cloned(), now)),
+        }
+    }
+
+    fn restart(&mut self) {
+        self.server = None;
+        self.configure();
+    }
+
+    fn port(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let name = self.world.networks.keys().next().unwrap().clone();
+        let key = PortKey {
+            home: Home::Network(name),
+            name: words[1].parse().unwrap(),
+        };
+        let port = Port {
+            key: key.clone(),
+            kind: PortKind::External,
+            interface: words[1].parse().unwrap(),
+            mac: words[2].parse().unwrap(),
+            ipv4: vec![words[3].parse().unwrap()],
+            ipv6: Vec::new(),
+            guard: words.contains(&"guard"),
+            isolated: false,
+            queues: 1,
+        };
+        self.world.ports.insert(key, port);
+        self.configure();
+    }
+
+    fn pass(&mut self, line: &str) -> Vec<String> {
+        self.now += line[1..].trim().parse::<u64>().unwrap();
+        let now = self.time();
+        self.server().expire(now);
+        let ended = self.server().take_ended();
+        ended
+            .iter()
+            .map(|e| format!("event {} {}", e.kind.word(), e.lease.address))
+            .collect()
+    }
+
+    fn arp(&mut self, line: &str) -> Vec<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let now = self.time();
+        let verdict =
+            self.server()
+                .conflict(now, words[1].parse().unwrap(), words[2].parse().unwrap());
+        self.tell(&verdict)
+    }
+
+    fn message(&mut self, line: &str) -> Vec<String> {
+        self.xid += 1;
+        let (from, bytes) = spoken(line, self.xid);
+        let message = match Message::parse(&bytes) {
+            Ok(message) => message,
+            Err(why) => return vec![format!("malformed {why:?}")],
+        };
+        let now = self.time();
+        let verdict = self.server().handle(now, &from, &message);
+        self.tell(&verdict)
+    }
+
+    fn tell(&mut self, verdict: &Verdict) -> Vec<String> {
+        match verdict {
+            Verdict::Ignore(reason) => vec![format!("ignored {}", reason.word())],
+            Verdict::Reply(reply) => vec![self.reply(reply)],
+            Verdict::Probe { address, then } => {
+                vec![format!("arp who has {address}"), self.reply(then)]
+            }
+            Verdict::Commit {
+                records,
+                events,
+                then,
+            } => {
+                let mut says = Vec::new();
+                for record in records {
+                    says.push(self.keep(record));
+                }
+                says.extend(events.iter().map(|e| {
+                    let name = e.lease.hostname.as_ref().map(|n| format!(" {n}"));
+                    format!(
+                        "event {} {}{}",
+                        e.kind.word(),
+                        e.lease.address,
+                        name.unwrap_or_default()
+                    )
+                }));
+                says.extend(then.as_ref().map(|reply| self.reply(reply)));
+                says
+            }
+        }
+    }
+
+    fn keep(&mut self, change: &Change) -> String {
+        match change {
+            Change::Put(record) => {
+                self.disk.insert(record.address, record.clone());
+                let end = record.expires.as_unix();
+                let left = end.map(|e| e.saturating_sub(1_000_000 + self.now));
+                let left = left.map_or("ever".to_owned(), |l| format!("{l} s"));
+                format!("disk {} {:?} for {left}", record.address, record.state).to_lowercase()
+            }
+            Change::Delete(_, address) => {
+                self.disk.remove(address);
+                format!("disk {address} forgotten")
+            }
+        }
+    }
+
+    fn reply(&self, reply: &Reply) -> String {
+        assert!(reply.bytes.len() >= 300, "BOOTP's minimum");
+        let independent = peer::Message::decode(&mut Decoder::new(&reply.bytes)).unwrap();
+        assert_eq!(independent.xid(), self.xid);
+        let kind = independent.opts().msg_type().unwrap();
+        assert_eq!(format!("{kind:?}").to_lowercase(), reply.kind.word());
+        let mut text = format!("{} to ", reply.kind.word());
+        let _ = match reply.to {
+            Destination::Broadcast => write!(text, "everybody"),
+            Destination::Client(mac, ip) => write!(text, "{ip} at {mac}"),
+            Destination::Relay(relay) => write!(text, "relay {relay}"),
+        };
+        if !independent.yiaddr().is_unspecified() {
+            let _ = write!(text, " yiaddr={}", independent.yiaddr());
+        }
+        for (code, data) in options(&reply.bytes) {
+            let _ = match code {
+                53 => Ok(()),
+                _ => write!(text, "; {}", spell(code, data)),
+            };
+        }
+        text
+    }
+}
+
+/// The options of the reply in their order.
+fn options(bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let (mut at, mut found) = (240, Vec::<(u8, Vec<u8>)>::new());
+    while bytes[at] != 255 {
+        let (code, len) = (bytes[at], usize::from(bytes[at + 1]));
+        let data = &bytes[at + 2..at + 2 + len];
+        match found.last_mut() {
+            Some((last, joined)) if *last == code => joined.extend_from_slice(data),
+            _ => found.push((code, data.to_vec())),
+        }
+        at += 2 + len;
+    }
+    found
+}
+
+fn spell(code: u8, data: Vec<u8>) -> String {
+    let number = || u32::from_be_bytes(data[..].try_into().unwrap());
+    match code {
+        51 => format!("lease {}", number()),
+        54 => format!("server {}", Ipv4Addr::from(number())),
+        56 => format!("because {}", String::from_utf8_lossy(&data)),
+        _ => DhcpOption { code, data }.to_string(),
+    }
+}
+
+/// A message as a line describes it, and who sent its frame.
+fn spoken(line: &str, xid: u32) -> (Sender, Vec<u8>) {
+    let mut words = line[1..].split_whitespace();
+    let mac: Mac = words.next().unwrap().parse().unwrap();
+    let kind = words.next().unwrap();
+    let mut bytes = vec![0; 240];
+    bytes[..4].copy_from_slice(&[1, 1, 6, 0]);
+    bytes[4..8].copy_from_slice(&xid.to_be_bytes());
+    bytes[28..34].copy_from_slice(&mac.0);
+    bytes[236..240].copy_from_slice(&[99, 130, 83, 99]);
+    let kinds = [
+        "discover", "offer", "request", "decline", "ack", "nak", "release", "inform",
+    ];
+    let number = kinds
+        .iter()
+        .position(|k| *k == kind)
+        .expect("a kind of message") as u8
+        + 1;
+    bytes.extend([53, 1, number]);
+    let mut from = Sender { mac: Some(mac) };
+    for word in words {
+        match word.split_once('=') {
+            None if word == "broadcast" => bytes[10] = 0x80,
+            Some(("ciaddr", ip)) => put_ip(&mut bytes, 12, ip),
+            Some(("giaddr", ip)) => put_ip(&mut bytes, 24, ip),
+            Some(("source", mac)) => from.mac = Some(mac.parse().unwrap()),
+            Some(("hlen", n)) => bytes[2] = n.parse().unwrap(),
+            Some(("htype", n)) => bytes[1] = n.parse().unwrap(),
+            Some(("sname", value)) => {
+                let value = data(value);
+                bytes[44..44 + value.len()].copy_from_slice(&value);
+            }
+            Some(("file", value)) => {
+                let value = data(value);
+                bytes[108..108 + value.len()].copy_from_slice(&value);
+            }
+            Some((code, value)) => {
+                let value = data(value);
+                bytes.extend([code.parse::<u8>().unwrap(), value.len() as u8]);
+                bytes.extend(value);
+            }
+            None => panic!("what is `{word}`?"),
+        }
+    }
+    bytes.push(255);
+    (from, bytes)
+}
+
+fn put_ip(bytes: &mut [u8], at: usize, ip: &str) {
+    bytes[at..at + 4].copy_from_slice(&ip.parse::<Ipv4Addr>().unwrap().octets());
+}
+
+fn data(text: &str) -> Vec<u8> {
+    if let Some(text) = text.strip_prefix('"') {
+        return text.trim_end_matches('"').as_bytes().to_vec();
+    }
+    if let Some(hex) = text.strip_prefix("0x") {
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        return (0..hex.len()).step_by(2).map(byte).collect();
+    }
+    match text.parse::<Ipv4Addr>() {
+        Ok(ip) => ip.octets().to_vec(),
+        Err(_) if text.is_empty() => Vec::new(),
+        Err(_) => text.split(',').map(|b| b.parse().unwrap()).collect(),
+    }
+}
