@@ -165,7 +165,12 @@ const TABLE: &[Row] = &[
     row("mrg_rxbuf", vn::VIRTIO_NET_F_MRG_RXBUF, &[], Offer::Always),
     row("status", vn::VIRTIO_NET_F_STATUS, &[], Offer::Always),
     row("ctrl_vq", vn::VIRTIO_NET_F_CTRL_VQ, &[], Offer::Always),
-    row("ctrl_rx", vn::VIRTIO_NET_F_CTRL_RX, &[], Offer::Always),
+    row(
+        "ctrl_rx",
+        vn::VIRTIO_NET_F_CTRL_RX,
+        &[vn::VIRTIO_NET_F_CTRL_VQ],
+        Offer::OwnControlQueue,
+    ),
     row(
         "ctrl_vlan",
         vn::VIRTIO_NET_F_CTRL_VLAN,
@@ -308,6 +313,14 @@ impl Features {
         }
     }
 }
+
+/// What a driver can turn off and on while it runs (CTRL_GUEST_OFFLOADS).
+pub(super) const RECEIVE_OFFLOADS: Features = Features::GUEST_CSUM
+    .with(Features::GUEST_TSO4)
+    .with(Features::GUEST_TSO6)
+    .with(Features::GUEST_ECN)
+    .with(Features::GUEST_USO4)
+    .with(Features::GUEST_USO6);
 
 impl fmt::Debug for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

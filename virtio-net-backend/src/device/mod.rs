@@ -145,6 +145,17 @@ impl Device {
         self.accepted
     }
 
+    /// What the driver takes unfinished: its choice, less what it has turned off since by the control queue.
+    #[must_use]
+    pub fn receive_features(&self) -> Features {
+        match self.ctrl.offloads() {
+            Some(on) => self
+                .accepted
+                .without(features::RECEIVE_OFFLOADS.without(on)),
+            None => self.accepted,
+        }
+    }
+
     /// The driver's choice. Queues that run keep what they started with.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The device's side of a split ring, for the data path.
 //!
 //! `virtio_queue::Queue` translates each ring access anew and publishes used entries one at a time (measured: the
-//! larger half of a peer's CPU a frame, see `docs/decisions/0004-own-ring-access.md`). Here the three parts are
+//! larger half of a peer's CPU a frame, see `docs/decisions/own-ring-access.md`). Here the three parts are
 //! translated once when the ring starts, chains are walked a batch ahead so that cache misses overlap, and the used
 //! index is published once a batch. `virtio_queue` still validates the set-up, holds the snapshot type and serves
 //! the control queue.

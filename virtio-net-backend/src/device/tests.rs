@@ -418,3 +418,77 @@ fn cost_of_a_frame_from_ring_to_ring() {
         );
     }
 }
+
+#[test]
+fn the_control_queue_sets_modes_addresses_and_offloads() {
+    use vm_memory::Bytes as _;
+    let memory = memory();
+    let mut device = Device::new(&Settings {
+        own_control_queue: true,
+        queue_pairs: 2,
+        ..settings()
+    });
+    let offered = device.offered();
+    device.accept(offered).expect("all of it");
+    device.set_memory(Arc::clone(&memory));
+    let mut driver = Driver::new(&memory, RX, 16);
+    device.start_queue(4, driver.setup()).expect("starts");
+    let mut tell = |device: &mut Device, command: &[u8]| {
+        driver.write(DATA, command);
+        driver.write(DATA + 0x100, &[9]);
+        let len = u32::try_from(command.len()).expect("short");
+        driver.chain(0, &[(DATA, len, 0), (DATA + 0x100, 1, WRITE)]);
+        device.serve_control().expect("no fault");
+        let ack: u8 = memory
+            .map()
+            .read_obj(vm_memory::GuestAddress(DATA + 0x100))
+            .expect("inside");
+        ack
+    };
+    let to = |mac: [u8; 6]| [&mac[..], &[0; 10]].concat();
+    let admits = |device: &Device, head: &[u8]| device.control().filter().admits(head, offered);
+
+    assert!(
+        admits(&device, &to([4; 6])),
+        "everything until a mode is set"
+    );
+    assert_eq!(tell(&mut device, &[0, 0, 0]), 0, "no longer promiscuous");
+    assert!(!admits(&device, &to([4; 6])) && admits(&device, &to([0xff; 6])));
+    assert_eq!(
+        tell(&mut device, &[1, 1, 4, 4, 4, 4, 4, 4]),
+        0,
+        "another address"
+    );
+    assert_eq!(device.config().mac, [4; 6]);
+    assert!(admits(&device, &to([4; 6])));
+    assert_eq!(
+        tell(
+            &mut device,
+            &[1, 0, 1, 0, 0, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0]
+        ),
+        0
+    );
+    assert!(admits(&device, &to([2; 6])));
+    assert_eq!(
+        tell(&mut device, &[1, 0, 200, 0, 0, 0, 1]),
+        1,
+        "a table that is not there"
+    );
+    let tagged = [&[0xff; 6][..], &[2; 6], &[0x81, 0, 0, 7]].concat();
+    assert!(!admits(&device, &tagged));
+    assert_eq!(tell(&mut device, &[2, 0, 7, 0]), 0, "its VLAN is wanted");
+    assert!(admits(&device, &tagged));
+    assert_eq!(tell(&mut device, &[2, 0, 0xff, 0xff]), 1, "no such VLAN");
+    assert_eq!(tell(&mut device, &[4, 0, 2, 0]), 0, "two pairs");
+    assert_eq!(tell(&mut device, &[4, 0, 3, 0]), 1, "there are two");
+    assert_eq!(device.control().pairs(), 2);
+    assert!(device.announce() && device.config().status & config_space::STATUS_ANNOUNCE != 0);
+    assert_eq!(tell(&mut device, &[3, 0]), 0, "announced");
+    assert!(device.config().status & config_space::STATUS_ANNOUNCE == 0);
+    let csum_only = [&[5, 0][..], &Features::GUEST_CSUM.bits().to_le_bytes()].concat();
+    assert_eq!(tell(&mut device, &csum_only), 0);
+    assert!(device.receive_features().has(Features::GUEST_CSUM));
+    assert!(!device.receive_features().has(Features::GUEST_TSO4));
+    assert_eq!(tell(&mut device, &[9, 9]), 1, "no such class");
+    assert_eq!(tell(&mut device, &[]), 1, "no command at all");
+}

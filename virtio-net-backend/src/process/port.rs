@@ -278,7 +278,7 @@ impl Port {
         let features = self
             .session
             .as_ref()
-            .map(|session| session.device_ref().accepted());
+            .map(|session| session.device_ref().receive_features());
         frame
             .header()
             .is_ok_and(|header| header.fits(features.unwrap_or_default()))
@@ -289,7 +289,7 @@ impl Port {
         let features = self
             .session
             .as_ref()
-            .map(|session| session.device_ref().accepted())
+            .map(|session| session.device_ref().receive_features())
             .unwrap_or_default();
         let Ok(header) = frame.header() else {
             self.counters.rx_refused += 1;

@@ -257,10 +257,10 @@ impl Path<'_> {
         }
     }
 
-    /// What the driver negotiated: frames must be finished for it (`switch::offload`).
+    /// What the driver takes: frames must be finished for it (`switch::offload`).
     #[must_use]
     pub fn accepted(&self) -> Features {
-        self.registers.device.accepted()
+        self.registers.device.receive_features()
     }
 
     /// Asks for a doorbell at the next frame. True when there is one already, and the doorbell may not come.

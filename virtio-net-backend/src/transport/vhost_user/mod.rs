@@ -4,7 +4,7 @@
 //!   unix socket -> wire (bytes and fds) -> message (typed requests) -> session (device, rings, memory) -> reply
 //! ```
 //! Own request handling, because the crates that exist insist on an order of messages that QEMU does not keep: it
-//! sends SET_VRING_ENABLE before SET_FEATURES (see `docs/decisions/0005-own-vhost-user-session.md`). A session
+//! sends SET_VRING_ENABLE before SET_FEATURES (see `docs/decisions/own-vhost-user-session.md`). A session
 //! therefore stores what it is told in any order and starts a ring when everything it needs is there.
 //!
 //! Not here: listening, reconnecting and polling (`process`), frames (`device`).
