@@ -345,6 +345,22 @@ fn a_killed_backend_costs_its_guest_little_and_a_transfer_goes_on() -> anyhow::R
     Ok(())
 }
 
+/// Lines that come over the one connection that is accepted.
+fn received(lan: &Lan) -> anyhow::Result<mpsc::Receiver<String>> {
+    let listener = lan.ns.enter(|| TcpListener::bind("10.95.0.1:7000"))??;
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let connection = listener.accept().map(|(stream, _)| BufReader::new(stream));
+        for line in connection.into_iter().flat_map(BufReader::lines) {
+            let Ok(line) = line else { return };
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(told)
+}
+
 #[test]
 fn a_guest_moves_to_another_qemu_and_keeps_its_connection() -> anyhow::Result<()> {
     if !tool::ready("vhost_user::a_guest_moves", GUEST) {
@@ -368,17 +384,7 @@ fn a_guest_moves_to_another_qemu_and_keeps_its_connection() -> anyhow::Result<()
             None => guest.boot(),
         }
     };
-    let listener = lan.ns.enter(|| TcpListener::bind("10.95.0.1:7000"))??;
-    let (tell, told) = mpsc::channel();
-    let sink = thread::spawn(move || {
-        let connection = listener.accept().map(|(stream, _)| BufReader::new(stream));
-        for line in connection.into_iter().flat_map(BufReader::lines) {
-            let Ok(line) = line else { return };
-            if tell.send(line).is_err() {
-                return;
-            }
-        }
-    });
+    let told = received(&lan)?;
     let source = boot("s0", "m0", None)?;
     source.lease()?;
     source.run("(i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i; usleep 20000; done | nc 10.95.0.1 7000) >/dev/null 2>&1 &")?;
@@ -427,8 +433,6 @@ fn a_guest_moves_to_another_qemu_and_keeps_its_connection() -> anyhow::Result<()
     // More than fits into any buffer on the way, so they come from the guest where it is now.
     let last = follow(400)?;
     eprintln!("{last} lines without a gap");
-    drop(told);
-    drop(sink);
     Ok(())
 }
 

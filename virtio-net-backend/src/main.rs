@@ -98,7 +98,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     tracing::info!("ready");
     worker.run()?;
     if let Some(name) = arguments.control.as_deref().and_then(Path::file_name) {
-        std::fs::remove_file(name).context("removing the control socket")?;
+        // Whoever stopped us may have removed it already.
+        let _ = std::fs::remove_file(name);
     }
     tracing::info!("stopped");
     Ok(())

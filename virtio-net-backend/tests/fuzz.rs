@@ -15,7 +15,9 @@ use virtio_net_backend::device::{Device, Features, Frame, Memory, QueueState, Se
 use virtio_net_backend::transport::vhost_user::Session;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-const MEMORY: u64 = 0x1_0000;
+const MEMORY: usize = 0x1_0000;
+/// The same, as messages have it.
+const LEN: u64 = 0x1_0000;
 const SIZE: u16 = 16;
 
 fn settings(own_control_queue: bool) -> Settings {
@@ -44,8 +46,8 @@ fn ring(input: &[u8]) -> usize {
     let (features, image) = input.split_at(input.len().min(8));
     let mut bits = [0; 8];
     bits[..features.len()].copy_from_slice(features);
-    let map = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).expect("memory");
-    let image = &image[..image.len().min(MEMORY as usize)];
+    let map = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
+    let image = &image[..image.len().min(MEMORY)];
     map.write_slice(image, GuestAddress(0)).expect("fits");
     let mut device = Device::new(&settings(true));
     let features = Features::from_bits(u64::from_le_bytes(bits) & device.offered().bits());
@@ -147,7 +149,7 @@ fn fd(kind: u8) -> Option<OwnedFd> {
         2 | 3 => {
             let fd =
                 rustix::fs::memfd_create("fuzz", rustix::fs::MemfdFlags::CLOEXEC).expect("memfd");
-            rustix::fs::ftruncate(&fd, if kind % 6 == 2 { MEMORY } else { 100 }).expect("length");
+            rustix::fs::ftruncate(&fd, if kind % 6 == 2 { LEN } else { 100 }).expect("length");
             Some(fd)
         }
         4 => rustix::pipe::pipe().ok().map(|(_, writer)| writer),
@@ -236,38 +238,34 @@ fn ring_seeds() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Where the frontend has guest memory mapped.
+const USER: u64 = 0x7000_0000;
+
+fn message(code: u8, kind: u8, words: &[u64]) -> Vec<u8> {
+    let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let len = u8::try_from(payload.len()).expect("short");
+    [&[code, 1, kind, len][..], &payload].concat()
+}
+
+const fn pair(low: u64, high: u64) -> u64 {
+    low | high << 32
+}
+
+/// All that sets one ring up.
+fn set_up(index: u64, base: u64) -> Vec<u8> {
+    let at = USER + base;
+    [
+        message(8, 0, &[pair(index, 16)]),
+        message(10, 0, &[pair(index, 0)]),
+        message(9, 0, &[index, at, at + 0x180, at + 0x100, 0]),
+        message(12, 1, &[index]),
+        message(13, 1, &[index]),
+    ]
+    .concat()
+}
+
 /// The conversation of a frontend that behaves, in QEMU's order.
 fn message_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let message = |code: u8, kind: u8, words: &[u64]| {
-        let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        [
-            &[code, 1, kind, u8::try_from(payload.len()).expect("short")][..],
-            &payload,
-        ]
-        .concat()
-    };
-    let pair = |low: u64, high: u64| low | high << 32;
-    let user = 0x7000_0000;
-    let ring = |index: u64, base: u64| {
-        [
-            message(8, 0, &[pair(index, 16)]),
-            message(10, 0, &[pair(index, 0)]),
-            message(
-                9,
-                0,
-                &[
-                    index,
-                    user + base,
-                    user + base + 0x180,
-                    user + base + 0x100,
-                    0,
-                ],
-            ),
-            message(12, 1, &[index]),
-            message(13, 1, &[index]),
-        ]
-        .concat()
-    };
     let hello = [
         message(1, 0, &[]),
         message(15, 0, &[]),
@@ -276,7 +274,7 @@ fn message_seeds() -> Vec<(&'static str, Vec<u8>)> {
         message(3, 0, &[]),
     ]
     .concat();
-    let table = message(5, 2, &[1, 0, MEMORY, user, 0]);
+    let table = message(5, 2, &[1, 0, LEN, USER, 0]);
     let features = message(2, 0, &[0x1_7020_bb83]);
     let enable = [message(18, 0, &[pair(0, 1)]), message(18, 0, &[pair(1, 1)])].concat();
     let start = [
@@ -284,8 +282,8 @@ fn message_seeds() -> Vec<(&'static str, Vec<u8>)> {
         &enable,
         &features,
         &table,
-        &ring(0, 0),
-        &ring(1, 0x400),
+        &set_up(0, 0),
+        &set_up(1, 0x400),
     ]
     .concat();
     let migrate = [
@@ -294,7 +292,7 @@ fn message_seeds() -> Vec<(&'static str, Vec<u8>)> {
         message(
             9,
             0,
-            &[pair(1, 1), user + 0x400, user + 0x580, user + 0x500, 0x580],
+            &[pair(1, 1), USER + 0x400, USER + 0x580, USER + 0x500, 0x580],
         ),
         message(39, 0, &[0]),
         message(11, 0, &[0]),
@@ -302,9 +300,9 @@ fn message_seeds() -> Vec<(&'static str, Vec<u8>)> {
     ]
     .concat();
     let slots = [
-        message(37, 2, &[0, 0, MEMORY, user, 0]),
-        ring(1, 0x400),
-        message(38, 0, &[0, 0, MEMORY, user, 0]),
+        message(37, 2, &[0, 0, LEN, USER, 0]),
+        set_up(1, 0x400),
+        message(38, 0, &[0, 0, LEN, USER, 0]),
     ]
     .concat();
     let inflight = [
@@ -319,12 +317,12 @@ fn message_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("slots", [&hello[..], &features, &enable, &slots].concat()),
         (
             "inflight",
-            [&hello[..], &inflight, &table, &ring(0, 0)].concat(),
+            [&hello[..], &inflight, &table, &set_up(0, 0)].concat(),
         ),
         (
             "wrong-fds",
             [
-                message(5, 4, &[1, 0, MEMORY, user, 0]),
+                message(5, 4, &[1, 0, LEN, USER, 0]),
                 message(12, 5, &[0]),
                 message(13, 4, &[0]),
             ]

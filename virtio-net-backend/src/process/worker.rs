@@ -41,6 +41,8 @@ pub struct Worker {
     linger: Duration,
     retry_at: Option<Instant>,
     age_at: Instant,
+    /// Frames moved since the switch last forgot silent addresses: there may be some to forget.
+    learnt: bool,
     /// Ports whose frontends asked for more than one turn's worth.
     unserved: Vec<u16>,
     stop: bool,
@@ -69,6 +71,7 @@ impl Worker {
             linger: Duration::ZERO,
             retry_at: None,
             age_at: start + AGEING,
+            learnt: false,
             unserved: Vec::new(),
             stop: false,
         })
@@ -113,6 +116,7 @@ impl Worker {
             turns = turns.wrapping_add(1);
             if moved > 0 {
                 quiet_since = None;
+                self.learnt = true;
                 // Small turns mean that the other side is waiting for us; large ones, that we are behind.
                 if moved < 8 || turns.is_multiple_of(TURNS_PER_LOOK) {
                     self.look(Some(Duration::ZERO))?;
@@ -150,18 +154,16 @@ impl Worker {
         Ok(())
     }
 
-    fn timeout(&mut self, now: Time) -> Option<Duration> {
+    fn timeout(&self, now: Time) -> Option<Duration> {
         if !self.unserved.is_empty() {
             return Some(Duration::ZERO);
         }
         let wall = Instant::now();
         let retry = self.retry_at.map(|at| at.saturating_duration_since(wall));
         let polled = self.network.is_polled().then_some(POLLED);
-        let ages = match self.network.middle() {
-            Middle::Switch(switch) => switch.entries(now).next().is_some(),
-            Middle::Wire => false,
-        };
-        let age = ages.then(|| self.age_at.saturating_duration_since(wall));
+        let age = self
+            .learnt
+            .then(|| self.age_at.saturating_duration_since(wall));
         [retry, polled, age, self.network.rate_wait(now)]
             .into_iter()
             .flatten()
@@ -216,6 +218,7 @@ impl Worker {
         }
         if self.age_at <= now {
             self.age_at = now + AGEING;
+            self.learnt = false;
             let time = self.time();
             if let Middle::Switch(switch) = self.network.middle() {
                 switch.age(time);

@@ -71,7 +71,7 @@ impl Ovs {
             )?;
         }
         Ok(Self {
-            switch: switch,
+            switch,
             _database: database,
         })
     }
