@@ -7,6 +7,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use tests::wait_for;
 use vnet_core::host::watch::{Drift, Watch};
 use vnet_core::host::{self, Kernel};
 use vnet_core::model::{Home, Owner, PortKind, World};
@@ -246,7 +247,12 @@ fn a_running_network_changes_without_its_ports_leaving() -> anyhow::Result<()> {
         "{tap}"
     );
     drop(held);
-    ensure!(lab.ns.ip("link show tap-wide")?.contains("NO-CARRIER"));
+    // A program that another test starts at this moment holds a copy until it runs.
+    wait_for("no carrier", Duration::from_secs(10), || {
+        let tap = lab.ns.ip("link show tap-wide")?;
+        ensure!(tap.contains("NO-CARRIER"), "{tap}");
+        Ok(())
+    })?;
     Ok(())
 }
 
@@ -453,7 +459,10 @@ fn a_tap_that_nobody_keeps_is_gone() -> anyhow::Result<()> {
         .enter(|| host::tap::NewTap::create(&name("t0"), options))?;
     ensure!(again.is_err_and(|e| e.to_string().contains("in use")));
     drop(tap);
-    ensure!(lab.ns.ip("link show t0").is_err());
+    wait_for("the tap is gone", Duration::from_secs(10), || {
+        ensure!(lab.ns.ip("link show t0").is_err(), "it is there");
+        Ok(())
+    })?;
     let one = NonZeroU16::new(1).context("one")?;
     ensure!(
         lab.ns
