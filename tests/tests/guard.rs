@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firewall_case::world;
 use lab::Lab;
-use tests::{tool, wait_for};
+use tests::{Ns, tool, wait_for};
 use tun_tap::{Iface, Mode};
 use vnet_core::types::Mac;
 
@@ -64,6 +64,14 @@ interface = "r-victim"
 mac = "52:54:00:00:00:0b"
 ipv4 = ["10.2.0.11"]
 ipv6 = ["fd02::11"]
+[[port]]
+key = "bridge:br0/free"
+interface = "h-free"
+mac = "52:54:00:00:00:0f"
+[[port]]
+key = "bridge:br0/other"
+interface = "h-other"
+mac = "52:54:00:00:00:10"
 "#;
 
 const EVIL: Mac = Mac([0x52, 0x54, 0, 0, 0, 0xa]);
@@ -80,15 +88,16 @@ struct Tap {
 }
 
 /// A lab whose guests are we.
-struct Taps {
-    lab: Lab,
+struct Taps<'h> {
+    lab: Lab<'h>,
     serial: u16,
 }
 
-impl Taps {
-    fn new(label: &str) -> anyhow::Result<Self> {
-        let lab = Lab::plain(label, world(WORLD))?;
-        lab::break_a_rule(&lab.host)?;
+impl<'h> Taps<'h> {
+    fn new(host: &'h Ns) -> anyhow::Result<Self> {
+        let lab = Lab::plain(host, world(WORLD))?;
+        host.sh("ip link add br0 type bridge && ip link set br0 up")?;
+        lab::break_a_rule(host)?;
         Ok(Self { lab, serial: 0 })
     }
 
@@ -280,7 +289,8 @@ fn a_guarded_port_speaks_for_itself_only() -> anyhow::Result<()> {
     if !ready("guard::a_guarded_port_speaks_for_itself_only") {
         return Ok(());
     }
-    let mut taps = Taps::new("guard4")?;
+    let host = Ns::new("guard4")?;
+    let mut taps = Taps::new(&host)?;
     let (evil, victim) = (taps.open("p-evil")?, taps.open("p-victim")?);
     let own = [10, 1, 0, 10];
     let frames = vec![
@@ -346,7 +356,8 @@ fn nothing_slips_past_in_another_wrapping() -> anyhow::Result<()> {
     if !ready("guard::nothing_slips_past_in_another_wrapping") {
         return Ok(());
     }
-    let mut taps = Taps::new("guardv")?;
+    let host = Ns::new("guardv")?;
+    let mut taps = Taps::new(&host)?;
     let (evil, victim) = (taps.open("p-evil")?, taps.open("p-victim")?);
     let forged = udp4(EVIL, [10, 1, 0, 11], (1, 2), 900);
     let advert = nd(ROUTER_ADVERT, addr6("::"));
@@ -408,7 +419,8 @@ fn ipv6_is_guarded_alike() -> anyhow::Result<()> {
     if !ready("guard::ipv6_is_guarded_alike") {
         return Ok(());
     }
-    let mut taps = Taps::new("guard6")?;
+    let host = Ns::new("guard6")?;
+    let mut taps = Taps::new(&host)?;
     let (evil, victim) = (taps.open("p-evil")?, taps.open("p-victim")?);
     let (own, local, none) = (addr6("fd01::10"), EVIL.link_local(), addr6("::"));
     let (theirs, gateway) = (addr6("fd01::11"), addr6("fd01::1"));
@@ -471,7 +483,8 @@ fn a_roaming_port_takes_what_is_free() -> anyhow::Result<()> {
     if !ready("guard::a_roaming_port_takes_what_is_free") {
         return Ok(());
     }
-    let mut taps = Taps::new("guardr")?;
+    let host = Ns::new("guardr")?;
+    let mut taps = Taps::new(&host)?;
     let (evil, victim) = (taps.open("r-evil")?, taps.open("r-victim")?);
     let (theirs, none) = (addr6("fd02::11"), addr6("::"));
     let eui64 = addr6("fd02::5054:ff:fe00:b");
@@ -486,7 +499,12 @@ fn a_roaming_port_takes_what_is_free() -> anyhow::Result<()> {
         ("the victim's address", false, data(theirs)),
         ("what follows from the victim's MAC", false, data(eui64)),
         ("the victim's link-local", false, data(VICTIM.link_local())),
-        ("outside the prefix", false, data(addr6("fd01::10"))),
+        ("outside the prefix", false, data(addr6("2001:db8::1"))),
+        (
+            "an address of another network",
+            false,
+            data(addr6("fd01::10")),
+        ),
         ("an answer for the victim", false, say(free, ADVERT, theirs)),
         (
             "for the victim's link-local",
@@ -515,13 +533,76 @@ fn a_roaming_port_takes_what_is_free() -> anyhow::Result<()> {
     taps.check(&evil, &victim, honest, frames)
 }
 
+/// On a bridge of the host no address is known: any may be used, but those of guests that are known to be elsewhere.
+#[test]
+fn a_port_of_a_host_bridge_is_held_to_its_mac() -> anyhow::Result<()> {
+    if !ready("guard::a_port_of_a_host_bridge_is_held_to_its_mac") {
+        return Ok(());
+    }
+    let host = Ns::new("guardb")?;
+    let mut taps = Taps::new(&host)?;
+    let (free, other) = (taps.open("h-free")?, taps.open("h-other")?);
+    let mac = Mac([0x52, 0x54, 0, 0, 0, 0xf]);
+    let frames = vec![
+        ("any address", true, udp4(mac, [192, 0, 2, 1], (1, 2), 900)),
+        ("another", true, udp4(mac, [192, 0, 2, 2], (1, 2), 901)),
+        ("ARP for it", true, arp(mac, 2, (mac, [192, 0, 2, 2]))),
+        (
+            "another MAC",
+            false,
+            udp4(STRANGER, [192, 0, 2, 1], (1, 2), 902),
+        ),
+        (
+            "DHCP as a server",
+            false,
+            udp4(mac, [192, 0, 2, 1], (67, 68), 903),
+        ),
+        (
+            "the address of a guest of ours",
+            false,
+            udp4(mac, [10, 1, 0, 10], (1, 2), 904),
+        ),
+        ("ARP for it", false, arp(mac, 2, (mac, [10, 1, 0, 10]))),
+    ];
+    taps.check(
+        &free,
+        &other,
+        |serial| udp4(mac, [192, 0, 2, 1], (1, 2), serial),
+        frames,
+    )
+}
+
+/// The hash that the guard keeps in the mark for a moment leaves no trace.
+#[test]
+fn a_claim_leaves_no_mark() -> anyhow::Result<()> {
+    if !ready("guard::a_claim_leaves_no_mark") {
+        return Ok(());
+    }
+    let host = Ns::new("guardm")?;
+    let mut taps = Taps::new(&host)?;
+    let (evil, victim) = (taps.open("p-evil")?, taps.open("p-victim")?);
+    host.sh(
+        "nft add table bridge seen && nft add chain bridge seen later '{ type filter hook forward priority 0; }' &&
+         nft add rule bridge seen later meta mark != 0 drop",
+    )?;
+    let own = addr6("fd01::10");
+    let answer = ip6(EVIL, own, ALL_NODES, 58, &nd(ADVERT, own));
+    taps.check(
+        &evil,
+        &victim,
+        honest,
+        vec![("an answer as itself", true, answer)],
+    )
+}
+
 /// The other direction: whoever it comes from, nobody enters as if it were a guarded guest.
 #[test]
 fn nobody_claims_what_a_guarded_port_owns() -> anyhow::Result<()> {
     if !ready("guard::nobody_claims_what_a_guarded_port_owns") {
         return Ok(());
     }
-    let mut taps = Taps::new("guardo")?;
+    let host = Ns::new("guardo")?;
+    let mut taps = Taps::new(&host)?;
     let (router, victim, evil) = (
         taps.open("p-router")?,
         taps.open("p-victim")?,
@@ -601,7 +682,8 @@ fn a_hairpin_port_reflects_only_what_is_for_it() -> anyhow::Result<()> {
     if !ready("guard::a_hairpin_port_reflects_only_what_is_for_it") {
         return Ok(());
     }
-    let mut taps = Taps::new("guardh")?;
+    let host = Ns::new("guardh")?;
+    let mut taps = Taps::new(&host)?;
     let mirror = taps.open("p-mirror")?;
     taps.lab
         .host

@@ -8,12 +8,12 @@ mod firewall_case;
 mod lab;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use firewall_case::world;
 use lab::{Answer, By, Echo, Lab, Node, PORT, ask, settle};
-use tests::{Ns, tool};
+use tests::{Netd, Ns, tool};
 
 /// Long enough for a busy machine, when an answer is due.
 const DUE: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const WORLD: &str = r#"
 [[network]]
 name = "nat"
 bridge.name = "vb-nat"
-publish = [{ guest = "a", ports = "8080:7777/tcp" }, { guest = "a", ports = "8080:7777/udp" }]
+publish = [{ guest = "a", ports = "8080:7777/tcp" }, { guest = "a", ports = "8080:7777/udp" }, { guest = "a", ports = "53:7777/udp" }]
 subnet = [{ address = "10.1.0.1/24" }, { address = "fd01::1/64", dhcp.mode = "stateful" }]
 [[network]]
 name = "nat2"
@@ -104,15 +104,26 @@ fn guests_toml() -> String {
 }
 
 /// Everyone, settled.
-struct Field {
-    lab: Lab,
+struct Field<'h> {
+    lab: Lab<'h>,
     nodes: BTreeMap<&'static str, Node>,
     _host_echo: Vec<Echo>,
 }
 
-impl Field {
-    fn new(label: &str, br_netfilter: bool) -> anyhow::Result<Self> {
-        let lab = Lab::plain(label, world(&(WORLD.to_owned() + &guests_toml())))?;
+impl<'h> Field<'h> {
+    /// By the plain setup.
+    fn new(host: &'h Ns, br_netfilter: bool) -> anyhow::Result<Self> {
+        let lab = Lab::plain(host, world(&(WORLD.to_owned() + &guests_toml())))?;
+        Self::fill(lab, br_netfilter)
+    }
+
+    /// By netd.
+    fn daemon(netd: &'h Netd<'h>, br_netfilter: bool) -> anyhow::Result<Self> {
+        let lab = Lab::daemon(netd, WORLD, world(&(WORLD.to_owned() + &guests_toml())))?;
+        Self::fill(lab, br_netfilter)
+    }
+
+    fn fill(lab: Lab<'h>, br_netfilter: bool) -> anyhow::Result<Self> {
         let onoff = u8::from(br_netfilter);
         lab.host.sh(&format!(
             "sysctl -qw net.bridge.bridge-nf-call-iptables={onoff} net.bridge.bridge-nf-call-ip6tables={onoff}"
@@ -121,6 +132,7 @@ impl Field {
         for (name, network, ..) in GUESTS {
             nodes.insert(name, lab.plug(&format!("{network}/{name}"))?);
         }
+        lab.publish()?;
         let links = [
             ("203.0.113.1/24", "203.0.113.2/24"),
             ("2001:db8:1::1/64", "2001:db8:1::2/64"),
@@ -135,7 +147,7 @@ impl Field {
             here.push(format!("10.{net}.0.1").parse()?);
             here.push(format!("fd0{net}::1").parse()?);
         }
-        let _host_echo = vec![Echo::start(&lab.host, &here)?];
+        let _host_echo = vec![Echo::start(lab.host, &here)?];
         let field = Self {
             lab,
             nodes,
@@ -148,14 +160,14 @@ impl Field {
         }
         settle(field.ns("out")?, "203.0.113.1".parse()?)?;
         settle(field.ns("out")?, "2001:db8:1::1".parse()?)?;
-        lab::break_a_rule(&field.lab.host)?;
+        lab::break_a_rule(field.lab.host)?;
         Ok(field)
     }
 
     fn ns(&self, name: &str) -> anyhow::Result<&Ns> {
         match self.nodes.get(name) {
             Some(node) => Ok(&node.ns),
-            None if name == "host" => Ok(&self.lab.host),
+            None if name == "host" => Ok(self.lab.host),
             None => anyhow::bail!("no node {name}"),
         }
     }
@@ -269,6 +281,88 @@ impl Field {
         anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(())
     }
+
+    /// Every way to the published port: 8080 of the host is 7777 of guest `a`.
+    fn check_published(&self) -> anyhow::Result<()> {
+        let mut wrong = Vec::new();
+        for (from, to, expected) in [
+            ("out", "203.0.113.1", "own"),
+            ("out", "2001:db8:1::1", "own"),
+            ("host", "203.0.113.1", "yes"),
+            ("host", "2001:db8:1::1", "yes"),
+            ("host", "10.1.0.1", "yes"),
+            ("host", "127.0.0.1", "yes"),
+            ("r", "203.0.113.1", "own"),
+            ("r", "10.2.0.1", "own"),
+            ("o", "203.0.113.1", "own"),
+            ("c", "203.0.113.1", "yes"),
+            ("c", "2001:db8:1::1", "yes"),
+            // Hairpin: a neighbour, and the publishing guest itself.
+            ("b", "203.0.113.1", "nat"),
+            ("b", "10.1.0.1", "nat"),
+            ("b", "2001:db8:1::1", "nat"),
+            ("a", "203.0.113.1", "nat"),
+            ("a", "10.1.0.1", "nat"),
+            ("a", "2001:db8:1::1", "nat"),
+            ("i", "203.0.113.1", "no"),
+            ("i", "10.3.0.1", "no"),
+            ("i", "2001:db8:1::1", "no"),
+        ] {
+            let target: IpAddr = to.parse()?;
+            let own = self.address("a", from, target.is_ipv6())?;
+            for by in [By::Tcp, By::Udp] {
+                let patience = if expected == "no" { SILENCE } else { DUE };
+                let answer = ask(self.ns(from)?, by, target, 8080, patience)?;
+                let right = match (&answer, expected) {
+                    (Answer::From(Some(seen)), "own") => *seen == own,
+                    (Answer::From(Some(seen)), "nat") => *seen != own,
+                    (Answer::From(_), expected) => expected == "yes",
+                    (Answer::Refused | Answer::Silence, expected) => expected == "no",
+                };
+                if !right {
+                    wrong.push(format!(
+                        "{from} to {to}:8080 by {by:?}: {answer:?}, should be `{expected}`"
+                    ));
+                }
+            }
+        }
+        anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        // Who publishes port 53 does not take the gateways' DNS from the guests.
+        let dns = |from: &str, to: &str| ask(self.ns(from)?, By::Udp, to.parse()?, 53, SILENCE * 2);
+        anyhow::ensure!(
+            matches!(dns("out", "203.0.113.1")?, Answer::From(_)),
+            "port 53 is not published"
+        );
+        for (from, gateway) in [("b", "10.1.0.1"), ("r", "10.2.0.1"), ("b", "fd01::1")] {
+            let answer = dns(from, gateway)?;
+            anyhow::ensure!(
+                !matches!(answer, Answer::From(_)),
+                "{from} asked {gateway} and was led to the guest"
+            );
+        }
+        self.check_loopback("a", "10.1.0.1")?;
+        // With or without a publication: others (kube-proxy) set `route_localnet` everywhere.
+        self.lab
+            .host
+            .sh("sysctl -qw net.ipv4.conf.all.route_localnet=1")?;
+        self.check_loopback("r", "10.2.0.1")
+    }
+
+    /// Publishing to 127.0.0.1 does not open the host's own loopback to guests.
+    fn check_loopback(&self, from: &str, gateway: &str) -> anyhow::Result<()> {
+        let loopback = Echo::at(self.lab.host, &["127.0.0.1".parse()?], 9999)?;
+        let guest = self.ns(from)?;
+        guest.sh(&format!(
+            "ip addr flush dev lo && sysctl -qw net.ipv4.conf.eth0.route_localnet=1 && ip route add 127.0.0.0/8 via {gateway}",
+        ))?;
+        let answer = ask(guest, By::Udp, "127.0.0.1".parse()?, 9999, SILENCE)?;
+        let seen = loopback.seen();
+        anyhow::ensure!(
+            answer == Answer::Silence && seen.is_empty(),
+            "{from} reached the host's loopback: {answer:?}, {seen:?}"
+        );
+        Ok(())
+    }
 }
 
 fn ready(test: &str) -> bool {
@@ -281,7 +375,8 @@ fn the_matrix() -> anyhow::Result<()> {
         return Ok(());
     }
     for br_netfilter in [true, false] {
-        let field = Field::new("mx", br_netfilter)?;
+        let host = Ns::new("mx")?;
+        let field = Field::new(&host, br_netfilter)?;
         field.check(MATRIX4, false)?;
         field.check(MATRIX6, true)?;
     }
@@ -295,7 +390,8 @@ fn nothing_leaks_from_isolated_to_routed() -> anyhow::Result<()> {
     if !ready("reachability::nothing_leaks_from_isolated_to_routed") {
         return Ok(());
     }
-    let field = Field::new("leak", true)?;
+    let host = Ns::new("leak")?;
+    let field = Field::new(&host, true)?;
     let routed = field.ns("r")?;
     routed.sh(
         "nft add table inet seen && nft add chain inet seen seen_all '{ type filter hook prerouting priority -300; }' &&
@@ -344,61 +440,25 @@ fn a_published_port_answers_from_every_side() -> anyhow::Result<()> {
         return Ok(());
     }
     for br_netfilter in [true, false] {
-        let field = Field::new("pub", br_netfilter)?;
-        let mut wrong = Vec::new();
-        for (from, to, expected) in [
-            ("out", "203.0.113.1", "own"),
-            ("out", "2001:db8:1::1", "own"),
-            ("host", "203.0.113.1", "yes"),
-            ("host", "2001:db8:1::1", "yes"),
-            ("host", "10.1.0.1", "yes"),
-            ("host", "127.0.0.1", "yes"),
-            ("r", "203.0.113.1", "own"),
-            ("r", "10.2.0.1", "own"),
-            ("o", "203.0.113.1", "own"),
-            ("c", "203.0.113.1", "yes"),
-            ("c", "2001:db8:1::1", "yes"),
-            // Hairpin: a neighbour, and the publishing guest itself.
-            ("b", "203.0.113.1", "nat"),
-            ("b", "10.1.0.1", "nat"),
-            ("b", "2001:db8:1::1", "nat"),
-            ("a", "203.0.113.1", "nat"),
-            ("a", "10.1.0.1", "nat"),
-            ("a", "2001:db8:1::1", "nat"),
-            ("i", "203.0.113.1", "no"),
-            ("i", "10.3.0.1", "no"),
-            ("i", "2001:db8:1::1", "no"),
-        ] {
-            let target: IpAddr = to.parse()?;
-            let own = field.address("a", from, target.is_ipv6())?;
-            for by in [By::Tcp, By::Udp] {
-                let patience = if expected == "no" { SILENCE } else { DUE };
-                let answer = ask(field.ns(from)?, by, target, 8080, patience)?;
-                let right = match (&answer, expected) {
-                    (Answer::From(Some(seen)), "own") => *seen == own,
-                    (Answer::From(Some(seen)), "nat") => *seen != own,
-                    (Answer::From(_), expected) => expected == "yes",
-                    (Answer::Refused | Answer::Silence, expected) => expected == "no",
-                };
-                if !right {
-                    wrong.push(format!(
-                        "{from} to {to}:8080 by {by:?}: {answer:?}, should be `{expected}` (br_netfilter {br_netfilter})"
-                    ));
-                }
-            }
-        }
-        anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-        // Publishing to 127.0.0.1 does not open the host's own loopback to guests.
-        let loopback = Echo::at(&field.lab.host, &["127.0.0.1".parse()?], 9999)?;
-        field.ns("a")?.sh(
-            "ip addr flush dev lo && sysctl -qw net.ipv4.conf.eth0.route_localnet=1 && ip route add 127.0.0.0/8 via 10.1.0.1",
-        )?;
-        let answer = ask(field.ns("a")?, By::Udp, "127.0.0.1".parse()?, 9999, SILENCE)?;
-        assert_eq!(
-            (answer, loopback.seen()),
-            (Answer::Silence, vec![]),
-            "the host's loopback was reached"
-        );
+        let host = Ns::new("pub")?;
+        Field::new(&host, br_netfilter)?.check_published()?;
+    }
+    Ok(())
+}
+
+/// The whole once more, by netd and `vnet`: nothing of it was only true in the laboratory.
+#[test]
+fn netd_makes_the_same() -> anyhow::Result<()> {
+    if !ready("reachability::netd_makes_the_same") {
+        return Ok(());
+    }
+    for br_netfilter in [true, false] {
+        let host = Ns::new("mxd")?;
+        let netd = Netd::start(&host)?;
+        let field = Field::daemon(&netd, br_netfilter)?;
+        field.check(MATRIX4, false)?;
+        field.check(MATRIX6, true)?;
+        field.check_published()?;
     }
     Ok(())
 }
@@ -418,7 +478,8 @@ fn host_access() -> anyhow::Result<()> {
         )
     };
     let networks = [("all", 1), ("services", 2), ("none", 3)];
-    let lab = Lab::plain("acc", world(&networks.map(network).concat()))?;
+    let host = Ns::new("acc")?;
+    let lab = Lab::plain(&host, world(&networks.map(network).concat()))?;
     let mut here: Vec<IpAddr> = vec!["203.0.113.1".parse()?, "2001:db8:1::1".parse()?];
     lab.host
         .sh("ip addr add 203.0.113.1/32 dev lo; ip addr add 2001:db8:1::1/128 dev lo")?;
@@ -428,7 +489,7 @@ fn host_access() -> anyhow::Result<()> {
     }
     let _echo: Vec<_> = [53, 67, 547, PORT]
         .into_iter()
-        .map(|port| Echo::at(&lab.host, &here, port))
+        .map(|port| Echo::at(lab.host, &here, port))
         .collect::<Result<_, _>>()?;
     let nodes: Vec<_> = networks
         .iter()
@@ -437,7 +498,12 @@ fn host_access() -> anyhow::Result<()> {
     for node in &nodes {
         lab::linked(&node.ns)?;
     }
-    lab::break_a_rule(&lab.host)?;
+    lab::break_a_rule(lab.host)?;
+    for (node, (name, _)) in nodes.iter().zip(networks) {
+        // Neighbours are found anew, by the rules that are there.
+        node.ns.sh("ip neigh flush all; ip -6 neigh flush all")?;
+        dhcp_to_everyone(lab.host, &node.ns, &format!("vb-{name}"))?;
+    }
     // What is asked: own gateway or another address of the host, how, the port; then for all, services, none.
     let rows = [
         ("gw", By::Ping, 0, [true, true, false]),
@@ -488,13 +554,49 @@ fn host_access() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A guest without an address asks everyone: 255.255.255.255 port 67 and ff02::1:2 port 547 must arrive.
+fn dhcp_to_everyone(host: &Ns, guest: &Ns, bridge: &str) -> anyhow::Result<()> {
+    let index = |ns: &Ns, name: &str| -> anyhow::Result<u32> {
+        let shown = ns.ip(&format!("-o link show {name}"))?;
+        Ok(shown.split(':').next().unwrap_or_default().trim().parse()?)
+    };
+    let (here, there) = (index(host, bridge)?, index(guest, "eth0")?);
+    let [v4, v6] = host.enter(|| -> std::io::Result<_> {
+        let v4 = UdpSocket::bind("255.255.255.255:67")?;
+        let everyone = "ff02::1:2".parse().expect("an address");
+        let v6 = UdpSocket::bind(std::net::SocketAddrV6::new(everyone, 547, 0, here))?;
+        v6.join_multicast_v6(&everyone, here)?;
+        for socket in [&v4, &v6] {
+            socket.set_read_timeout(Some(DUE))?;
+        }
+        Ok([v4, v6])
+    })??;
+    guest.enter(|| -> std::io::Result<()> {
+        let socket = UdpSocket::bind("0.0.0.0:68")?;
+        socket.set_broadcast(true)?;
+        socket.send_to(b"4", "255.255.255.255:67")?;
+        let to =
+            std::net::SocketAddrV6::new("ff02::1:2".parse().expect("an address"), 547, 0, there);
+        UdpSocket::bind("[::]:546")?.send_to(b"6", to).map(|_| ())
+    })??;
+    for (socket, what) in [(v4, "DHCP"), (v6, "DHCPv6")] {
+        let received = socket.recv_from(&mut [0; 16]);
+        anyhow::ensure!(
+            received.is_ok(),
+            "{what} to everyone did not arrive on {bridge}: {received:?}"
+        );
+    }
+    Ok(())
+}
+
 /// Restricted to an interface of the host, translated to a range, from ports of a range, and never within the network.
 #[test]
 fn the_way_out() -> anyhow::Result<()> {
     if !ready("reachability::the_way_out") {
         return Ok(());
     }
-    let lab = Lab::plain("way", world(WAY_OUT))?;
+    let host = Ns::new("way")?;
+    let lab = Lab::plain(&host, world(WAY_OUT))?;
     let west = lab.outside("west", "eth0", &[("203.0.113.1/24", "203.0.113.2/24")])?;
     let east = lab.outside("east", "eth1", &[("198.51.100.1/24", "198.51.100.2/24")])?;
     west.ns.sh("ip route add default via 203.0.113.1")?;
@@ -508,7 +610,7 @@ fn the_way_out() -> anyhow::Result<()> {
     for node in [&range, &plain, &other, &routed] {
         lab::linked(&node.ns)?;
     }
-    lab::break_a_rule(&lab.host)?;
+    lab::break_a_rule(lab.host)?;
     let (to_west, to_east) = ("203.0.113.2".parse()?, "198.51.100.2".parse()?);
     let inner: IpAddr = "10.4.0.10".parse()?;
     for by in By::ALL {
@@ -626,7 +728,8 @@ fn a_foreign_source_goes_nowhere() -> anyhow::Result<()> {
     if !ready("reachability::a_foreign_source_goes_nowhere") {
         return Ok(());
     }
-    let lab = Lab::plain("src", world(FREE))?;
+    let host = Ns::new("src")?;
+    let lab = Lab::plain(&host, world(FREE))?;
     let links = [
         ("203.0.113.1/24", "203.0.113.2/24"),
         ("2001:db8:1::1/64", "2001:db8:1::2/64"),
@@ -636,7 +739,7 @@ fn a_foreign_source_goes_nowhere() -> anyhow::Result<()> {
         .sh("ip route add default via 203.0.113.1; ip -6 route add default via 2001:db8:1::1")?;
     let guest = lab.plug("routed/g")?;
     lab::linked(&guest.ns)?;
-    lab::break_a_rule(&lab.host)?;
+    lab::break_a_rule(lab.host)?;
     guest
         .ns
         .sh("ip addr add 10.99.0.9/32 dev lo; ip addr add fd99::9/128 dev lo nodad")?;

@@ -1,6 +1,7 @@
 //! A host with networks and guests, all of them namespaces, and questions whether one reaches another.
 //!
-//! The plain setup: bridges, addresses and veths by `ip`, the ruleset by [`Nft`]. So the firewall is tried alone.
+//! The plain setup: bridges, addresses and veths by `ip`, the ruleset by [`Nft`], so that the firewall is tried alone.
+//! The other: netd does all of it, from the same documents.
 
 #![allow(dead_code, reason = "each test that includes this uses its part")]
 
@@ -9,10 +10,10 @@ mod echo;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tests::{Ns, wait_for};
+use tests::{Netd, Ns, wait_for};
 use vnet_core::firewall::{Ruleset, compile, needs_hairpin};
 use vnet_core::host::nft::Nft;
-use vnet_core::model::{PortKey, World};
+use vnet_core::model::{Port, PortKey, World};
 
 #[allow(unused_imports, reason = "each test that includes this uses its part")]
 pub(crate) use echo::{Answer, Echo, PORT};
@@ -69,15 +70,15 @@ pub(crate) fn ask(
 }
 
 /// A host with the networks of a world.
-pub(crate) struct Lab {
-    pub(crate) host: Ns,
+pub(crate) struct Lab<'h> {
+    pub(crate) host: &'h Ns,
     pub(crate) world: World,
+    netd: Option<&'h Netd<'h>>,
 }
 
-impl Lab {
+impl<'h> Lab<'h> {
     /// The host's part of a world: bridges, addresses, sysctls and the ruleset. Guests are plugged in one by one.
-    pub(crate) fn plain(label: &str, world: World) -> anyhow::Result<Self> {
-        let host = Ns::new(label)?;
+    pub(crate) fn plain(host: &'h Ns, world: World) -> anyhow::Result<Self> {
         let mut lines = vec![
             "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0".to_owned(),
         ];
@@ -104,9 +105,44 @@ impl Lab {
             }
         }
         host.sh(&format!("set -e\n{}", lines.join("\n")))?;
-        let lab = Self { host, world };
+        let lab = Self {
+            host,
+            world,
+            netd: None,
+        };
         lab.load(&compile(&lab.world))?;
         Ok(lab)
+    }
+
+    /// The same by netd: `documents` are the world's networks. Their publications come when their guests are there.
+    pub(crate) fn daemon(
+        netd: &'h Netd<'h>,
+        documents: &str,
+        world: World,
+    ) -> anyhow::Result<Self> {
+        netd.ns()
+            .sh("sysctl -qw net.ipv6.conf.default.accept_dad=0")?;
+        let published = |line: &&str| line.starts_with("publish");
+        let documents: Vec<_> = documents.lines().filter(|line| !published(line)).collect();
+        netd.apply(&documents.join("\n"))?;
+        let host = netd.ns();
+        Ok(Self {
+            host,
+            world,
+            netd: Some(netd),
+        })
+    }
+
+    /// Publishes what the world publishes, where netd has not been told yet.
+    pub(crate) fn publish(&self) -> anyhow::Result<()> {
+        let Some(netd) = self.netd else { return Ok(()) };
+        for network in self.world.running() {
+            for publish in &network.publish {
+                let (guest, ports) = (publish.target.to_string(), publish.to_string());
+                netd.vnet(&["publish", network.name.as_str(), &guest, &ports])?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts a ruleset in place of whatever is there.
@@ -171,14 +207,19 @@ impl Lab {
             "link add {end} type veth peer name eth0 netns {}",
             ns.name()
         ))?;
-        let hairpin = if needs_hairpin(&self.world, port) {
-            "on"
-        } else {
-            "off"
-        };
-        self.host.sh(&format!(
-            "set -e\nip link set {end} master {bridge} up\nbridge link set dev {end} hairpin {hairpin}"
-        ))?;
+        match self.netd {
+            None => {
+                let hairpin = if needs_hairpin(&self.world, port) {
+                    "on"
+                } else {
+                    "off"
+                };
+                self.host.sh(&format!(
+                    "set -e\nip link set {end} master {bridge} up\nbridge link set dev {end} hairpin {hairpin}"
+                ))?;
+            }
+            Some(netd) => attach(netd, port)?,
+        }
         ns.sh(&format!("set -e\n{}", guest.join("\n")))?;
         let v4 = port.ipv4.iter().copied().map(IpAddr::V4);
         let addresses: Vec<_> = v4
@@ -222,6 +263,34 @@ impl Lab {
         ns.sh(&format!("set -e\n{}", there.join("\n")))?;
         Node::answering(ns, &addresses)
     }
+}
+
+/// `vnet port attach` of what the world says about a port.
+fn attach(netd: &Netd<'_>, port: &Port) -> anyhow::Result<()> {
+    let home = port.key.home.to_string();
+    let (mac, guard) = (port.mac.to_string(), if port.guard { "on" } else { "off" });
+    let v4 = port.ipv4.iter().map(ToString::to_string);
+    let addresses: Vec<_> = v4
+        .chain(port.ipv6.iter().map(ToString::to_string))
+        .collect();
+    let (interface, name) = (port.interface.as_str(), port.key.name.as_str());
+    let mut argv = vec![
+        "port",
+        "attach",
+        &home,
+        name,
+        "--kind",
+        "external",
+        "--interface",
+        interface,
+    ];
+    argv.extend(["--mac", &mac, "--guard", guard]);
+    argv.extend(
+        addresses
+            .iter()
+            .flat_map(|address| ["--ip", address.as_str()]),
+    );
+    netd.vnet(&argv).map(drop)
 }
 
 /// Waits until one reaches the other by ping: neighbours known, links up. Before a negative answer means anything.

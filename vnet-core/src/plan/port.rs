@@ -1,4 +1,5 @@
 use super::{HostState, Knob, Link, LinkKind, Mark, PortFlags, Sysctl, TapOptions, bridge};
+use crate::firewall;
 use crate::model::{Home, Owner, Port, PortKind, World};
 use crate::types::{IfName, Mac};
 
@@ -22,12 +23,12 @@ pub(super) fn add(state: &mut HostState, world: &World, port: &Port) {
             let mark = Mark::Port(port.key.clone());
             let mut link = tap(mark, port.queues > 1, *owner, master);
             link.mac = Some(host_end(port.mac));
-            link.flags.isolated = live && port.isolated;
+            link.flags = flags(world, port, live);
             add_tap(state, &port.interface, link);
         }
         PortKind::External => {
             if let Some(master) = master {
-                let link = lent(port, master);
+                let link = lent(port, master, flags(world, port, true));
                 state.links.insert(port.interface.clone(), link);
             }
         }
@@ -67,15 +68,20 @@ fn add_tap(state: &mut HostState, name: &IfName, link: Link) {
     state.links.insert(name.clone(), link);
 }
 
-fn lent(port: &Port, master: &IfName) -> Link {
+/// A port that a publication leads to is in hairpin mode; the firewall sees to it that nothing else is reflected.
+fn flags(world: &World, port: &Port, live: bool) -> PortFlags {
+    PortFlags {
+        isolated: live && port.isolated,
+        hairpin: live && firewall::needs_hairpin(world, port),
+    }
+}
+
+fn lent(port: &Port, master: &IfName, flags: PortFlags) -> Link {
     Link {
         mark: Some(Mark::Lent(port.key.clone())),
         up: true,
         master: Some(master.clone()),
-        flags: PortFlags {
-            isolated: port.isolated,
-            hairpin: false,
-        },
+        flags,
         ..Link::foreign(LinkKind::Other)
     }
 }
