@@ -359,24 +359,23 @@ impl<'a> Page<'a> {
 
     /// Names in the domain of some network, ours or another.
     fn neighbours(&self, name: &[u8], from: &From, out: &mut Vec<u8>) -> Option<Answer> {
-        let mut keep = None;
+        let delegated = self.own.named_route(name).unwrap_or(0);
+        let keeps = |served: &Served| {
+            let (zone, own) = (&served.zone, std::ptr::eq(self.own, served));
+            let apex = zone.apex.as_bytes();
+            let inside = apex.len() > 1 && is_under(name, apex);
+            inside && (zone.local_only || own && from.host) && delegated <= apex.len()
+        };
+        let mut keeper = Some(self.own).filter(|own| keeps(own));
         for other in self.directory.around(name) {
-            let own = std::ptr::eq(self.own, other);
-            if !own
-                && self.sees(other)
+            if self.sees(other)
                 && let Some(node) = other.zone.find(name)
             {
                 return Some(self.found(&other.zone, node, out));
             }
-            let delegated = self
-                .own
-                .named_route(name)
-                .is_some_and(|len| len > other.zone.apex.as_bytes().len());
-            if (other.zone.local_only || own && from.host) && !delegated {
-                keep = Some(other);
-            }
+            keeper = keeper.or_else(|| Some(other).filter(|other| keeps(other)));
         }
-        keep.map(|zone| self.no_such_name(Some(&zone.zone), out))
+        keeper.map(|served| self.no_such_name(Some(&served.zone), out))
     }
 
     /// Names that are nobody's to ask about (RFC 6761, 7686, 9462), and plain names.

@@ -680,7 +680,8 @@ fn believe(message: &[u8], question: &[u8]) -> Belief {
     if flags & flag::QR == 0 || flags & 0x7800 != 0 {
         return Belief::No;
     }
-    let complaint = matches!((flags & 15) as u8, rcode::FORM_ERR | rcode::NOT_IMP);
+    let code = flags & 15;
+    let complaint = code == u16::from(rcode::FORM_ERR) || code == u16::from(rcode::NOT_IMP);
     if complaint && count == 0 {
         return Belief::NoEdns;
     }

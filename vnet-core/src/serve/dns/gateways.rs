@@ -183,15 +183,18 @@ fn explain(address: IpAddr, protocol: &str, bridge: &IfName, error: &io::Error) 
         "tcp" => "large answers do not reach the guests of",
         _ => "there is no DNS for the guests of",
     };
-    match error.kind() {
-        io::ErrorKind::AddrInUse => format!(
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        format!(
             "{address} port 53/{protocol} is taken by another program (`ss -lnp sport = 53` names it): until it lets \
              go {without} {bridge}"
-        ),
-        io::ErrorKind::PermissionDenied => format!(
+        )
+    } else if kind == io::ErrorKind::PermissionDenied {
+        format!(
             "no permission for {address} port 53/{protocol} (it takes CAP_NET_BIND_SERVICE and CAP_NET_RAW): {without} \
              {bridge}"
-        ),
-        _ => format!("cannot listen at {address} port 53/{protocol}: {error}; {without} {bridge}"),
+        )
+    } else {
+        format!("cannot listen at {address} port 53/{protocol}: {error}; {without} {bridge}")
     }
 }

@@ -147,14 +147,12 @@ pub(super) fn send(socket: impl AsFd, messages: &[(Option<Address>, &[u8])]) -> 
         while !rest.is_empty() {
             match send_some(socket.as_fd(), rest) {
                 Ok(sent) => rest = rest.get(sent.max(1)..).unwrap_or_default(),
-                Err(e) => match e.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => return outcome,
-                    _ => {
-                        outcome = Err(e);
-                        rest = &rest[1..];
-                    }
-                },
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return outcome,
+                Err(e) => {
+                    outcome = Err(e);
+                    rest = &rest[1..];
+                }
             }
         }
     }

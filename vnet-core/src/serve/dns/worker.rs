@@ -110,7 +110,7 @@ impl Worker {
             connections: Slab::default(),
             outbound: Outbound::default(),
             batch: Batch::new(),
-            replies: vec![Vec::with_capacity(512); mmsg::BATCH],
+            replies: vec![Vec::new(); mmsg::BATCH],
             generation: 0,
             retry_at: None,
             started: Instant::now(),
