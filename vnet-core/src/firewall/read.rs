@@ -158,6 +158,10 @@ fn hook_meant(chain: &Chain) -> String {
     })
 }
 
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "what JSON can hold besides is not what we wrote"
+)]
 fn declared_so(spec: &SetSpec, object: &Value) -> bool {
     let key: Vec<_> = spec.key.iter().map(|column| column.word()).collect();
     let same_key = match &object["type"] {

@@ -173,7 +173,7 @@ mod tests {
     fn a_reply_to_a_relay_is_a_datagram_to_a_server() {
         let (ours, relay) = (Mac([2; 6]), Mac([4; 6]));
         for len in [0, 1, 300, 577] {
-            let payload: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+            let payload: Vec<u8> = (0..=250u8).cycle().take(len).collect();
             let address = Ipv4Addr::new(10, 9, 0, 7);
             let bytes = frame(
                 &reply(payload.clone(), Destination::Relay(address)),
