@@ -276,10 +276,8 @@ impl Lan {
                 let dies = self.weather.crash.is_some_and(|n| self.dice.roll(n) == 0);
                 let written = !dies || self.dice.percent(50);
                 let sends_first = self.weather.careless;
-                if let (Some(reply), true) = (&then, sends_first || !dies) {
-                    if sends_first {
-                        self.answer(reply, via);
-                    }
+                if let (Some(reply), true) = (&then, sends_first) {
+                    self.answer(reply, via);
                 }
                 if written {
                     self.write(records);
