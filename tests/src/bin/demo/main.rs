@@ -133,7 +133,11 @@ fn boot(host: &Ns, netd: &Netd, name: &str) -> anyhow::Result<Guest> {
 
 /// Pings while netd is killed and comes back: every packet must be answered.
 fn survive(stage: &Stage, netd: &mut Netd, db: &Guest) -> anyhow::Result<()> {
-    db.run("ping -i 0.2 web >/tmp/pings 2>&1 & echo $! >/tmp/pinger")?;
+    // The first answer is waited for: netd, who is about to die, is also who knows the name.
+    db.run(
+        "ping -i 0.2 web >/tmp/pings 2>&1 & echo $! >/tmp/pinger; \
+         for i in $(seq 50); do grep -q seq= /tmp/pings && break; sleep 0.1; done",
+    )?;
     let before = netd.id().context("netd runs")?;
     stage.say(&format!("$ kill -9 {before}"));
     netd.kill9()?;
