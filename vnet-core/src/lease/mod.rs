@@ -10,6 +10,7 @@
 //! ```
 
 mod book;
+pub mod interop;
 mod pool;
 mod record;
 

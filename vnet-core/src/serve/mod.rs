@@ -2,5 +2,6 @@
 
 mod dhcp4;
 pub mod dns;
+pub mod files;
 pub mod leases;
 mod packet;
