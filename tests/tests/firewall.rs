@@ -10,6 +10,7 @@ use firewall_case::{cases, many, nth_port, world};
 use tests::{Ns, tool};
 use vnet_core::firewall::{Change, Frame, Ruleset, compile};
 use vnet_core::host::nft::{Nft, NftError};
+use vnet_core::host::nft_watch::NftWatch;
 
 /// Runs on a thread of the namespace, with a runtime of its own.
 fn inside<T: Send>(
@@ -198,6 +199,67 @@ fn a_refusal_bears_the_words_of_nft_and_changes_nothing() -> anyhow::Result<()> 
         };
         assert!(words.contains("No such file or directory"), "{words}");
         assert_eq!(observed(&nft).await?, one);
+        Ok(())
+    })
+}
+
+/// Ours are not told, others' are: also those that come right after ours, and not those that touch no table of ours.
+#[test]
+fn changes_by_others_are_told() -> anyhow::Result<()> {
+    if !tool::ready("firewall::changes_by_others_are_told", &["nft"]) {
+        return Ok(());
+    }
+    let ns = Ns::new("fwwatch")?;
+    inside(&ns, async || {
+        let mut nft = Nft::new();
+        let mut watch = NftWatch::new(nft.children())?;
+        let (one, two) = (compile(&many(1, 1)), compile(&many(1, 2)));
+        let soon = Duration::from_secs(5);
+        for theirs in [
+            "nft add element inet vnet vnet_bridges '{ eth0 }'",
+            "nft flush ruleset",
+        ] {
+            let now = observed(&nft).await?;
+            nft.apply(&now.change_to(&one)).await?;
+            nft.apply(&one.change_to(&two)).await?;
+            ns.sh("nft add table inet other; nft delete table inet other")?;
+            // All that came so far is read before this ends, and nothing of it is told.
+            let quiet = tokio::time::timeout(Duration::from_millis(300), watch.next()).await;
+            assert!(
+                quiet.is_err(),
+                "our own change, or one that is not about us, was told"
+            );
+            ns.sh(theirs)?;
+            tokio::time::timeout(soon, watch.next()).await?;
+        }
+        Ok(())
+    })
+}
+
+/// What we accept, others may still drop: they are named, and our own chains and harmless ones are not.
+#[test]
+fn chains_of_others_that_drop_are_found() -> anyhow::Result<()> {
+    if !tool::ready("firewall::chains_of_others_that_drop_are_found", &["nft"]) {
+        return Ok(());
+    }
+    let ns = Ns::new("fwdrop")?;
+    inside(&ns, async || {
+        let mut nft = Nft::new();
+        nft.apply(&Ruleset::default().change_to(&compile(&many(1, 1))))
+            .await?;
+        assert_eq!(nft.foreign_drop().await?, []);
+        ns.sh(
+            "nft add table ip filter && nft add chain ip filter FORWARD '{ type filter hook forward priority 0; policy drop; }' &&
+             nft add chain ip filter INPUT '{ type filter hook input priority 0; policy drop; }' &&
+             nft add table inet harmless && nft add chain inet harmless pass '{ type filter hook forward priority 0; }'",
+        )?;
+        let found: Vec<_> = nft
+            .foreign_drop()
+            .await?
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(found, ["chain FORWARD of table ip filter"]);
         Ok(())
     })
 }
