@@ -45,9 +45,18 @@ impl DnsHost {
         let mut wanted = Vec::new();
         for doc in &docs {
             let serial = u8::try_from(self.world.networks.len() + 1)?;
+            let known = self
+                .world
+                .networks
+                .values()
+                .find(|n| n.name.as_str() == doc.name);
+            let bridge = match known {
+                Some(network) => network.bridge.name.clone(),
+                None => format!("br{serial}").parse::<IfName>()?,
+            };
             let fill = Fill {
                 uuid: "5b1c0d4e-0d4e-4b1c-8d4e-5b1c0d4e0d4e".parse()?,
-                bridge: format!("br{serial}").parse::<IfName>()?,
+                bridge,
                 mac: Mac::virtual_machine([0, 0, serial]),
                 subnets: Vec::new(),
             };

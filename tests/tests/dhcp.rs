@@ -80,7 +80,7 @@ fn udhcpc_and_dhclient_get_keep_and_give_back() -> anyhow::Result<()> {
         ("lab.test", "3600")
     );
     // It comes back: the same address.
-    let again = Udhcpc::on(&lan.guest, "eth0")?.lease()?;
+    let again = Udhcpc::on(&lan.guest, "eth0")?.hostname("small").lease()?;
     assert_eq!(first.ip, again.ip);
     lan.guest.ip("addr flush dev eth0")?;
 
