@@ -5,7 +5,8 @@ use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use tests::{Machine, Netd, World, tool, wait_for};
+use anyhow::Context as _;
+use tests::{Machine, Netd, World, tool};
 
 const TOOLS: [&str; 4] = ["nft", "busybox", "dig", "dnsmasq"];
 
@@ -315,23 +316,19 @@ fn without_permission_or_tools_it_says_what_to_do() -> anyhow::Result<()> {
     assert_eq!(nobody_there.code, Some(4), "{nobody_there:?}");
     assert_eq!(netd.try_vnet(&["network", "fly"])?.code, Some(2));
 
+    // A machine where nft cannot be run.
     let other = tests::Ns::new("bare")?;
-    let netd = tests::daemon::binary("netd")?;
     let scratch = tests::Scratch::new("bare")?;
-    let line = format!(
-        "PATH=/nonexistent {} --state-dir {}/s --run-dir {}/r",
-        netd.display(),
-        scratch.path().display(),
-        scratch.path().display()
+    let nft = tool::find("nft").context("nft is installed")?;
+    other.bind(scratch.write("nft", "no program")?, nft);
+    let (netd, state, run) = (
+        tests::daemon::binary("netd")?,
+        scratch.join("s"),
+        scratch.join("r"),
     );
-    let bare = other.spawn(&["sh", "-c", &line])?;
-    wait_for("a word about nft", Duration::from_secs(10), || {
-        if bare.log().contains("nft") {
-            Ok(())
-        } else {
-            Err(bare.log())
-        }
-    })?;
+    let [netd, state, run] = [&netd, &state, &run].map(|path| path.to_string_lossy());
+    let bare = other.spawn(&[&netd, "--state-dir", &state, "--run-dir", &run])?;
+    bare.wait_log("nft", Duration::from_secs(10))?;
     assert!(!bare.log().contains("panicked"), "{}", bare.log());
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A guest's port on the host: from everywhere it must be reached, and only while it is published.
 
+use anyhow::Context as _;
 use tests::http::Web;
 use tests::world::{HOST, fetch};
 use tests::{Machine, Netd, World, tool};
@@ -27,8 +28,8 @@ fn from_everywhere_until_taken_back() -> anyhow::Result<()> {
     );
 
     netd.vnet(&["publish", "default", "web", "8080:80/tcp"])?;
-    let reached = |netd: &Netd, when: &str| -> anyhow::Result<()> {
-        let from_outside = fetch(&world.internet, &outside)?;
+    let reached = |netd: &Netd, when: &'static str| -> anyhow::Result<()> {
+        let from_outside = fetch(&world.internet, &outside).context(when.to_owned())?;
         assert_eq!(
             from_outside, "hello from web, you are 198.51.100.1\n",
             "{when}: the guest sees who asks"
@@ -40,10 +41,8 @@ fn from_everywhere_until_taken_back() -> anyhow::Result<()> {
             (&web.ns, &outside, "itself"),
         ];
         for (ns, url, who) in near {
-            assert!(
-                fetch(ns, url)?.starts_with("hello from web"),
-                "{when}: {who}"
-            );
+            let page = fetch(ns, url).with_context(|| format!("{when}: from {who}"))?;
+            assert!(page.starts_with("hello from web"), "{when}: {who}: {page}");
         }
         Ok(())
     };

@@ -59,8 +59,13 @@ fn sources() -> anyhow::Result<Vec<Source>> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
     rust.map(|path| {
         let text = fs::read_to_string(&path)?;
-        let end = text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len());
         let path = path.strip_prefix(&base)?.to_string_lossy().into_owned();
+        // Tests are at the end of a file, or files of their own.
+        let end = if path.ends_with("tests.rs") || path.contains("/tests/") {
+            0
+        } else {
+            text.find("\n#[cfg(test)]\nmod ").unwrap_or(text.len())
+        };
         Ok(Source {
             path,
             production: text[..end].to_owned(),

@@ -9,6 +9,11 @@
 //! < offer to 10.0.0.7 at 52:54:00:00:00:01 ...   what follows, as the server decided
 //! ```
 //! Replies are also read by dhcproto, which nobody here wrote.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test's own set-up is small and must not fail"
+)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -118,10 +118,11 @@ fn serve(tcp: &[TcpListener], udp: &[UdpSocket], stop: &OwnedFd, seen: &Mutex<Ve
 }
 
 fn refused(error: &io::Error) -> Answer {
-    match error.kind() {
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => Answer::Silence,
-        _ => Answer::Refused,
+    let silent = [ErrorKind::TimedOut, ErrorKind::WouldBlock];
+    if silent.contains(&error.kind()) {
+        return Answer::Silence;
     }
+    Answer::Refused
 }
 
 fn read(text: &[u8]) -> Answer {

@@ -10,15 +10,21 @@
 //! very case) that was sent. The same question from many askers is asked once. No sockets, no clock, no dice here:
 //! time and randomness come in, effects go out.
 
+mod question;
+mod traffic;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::NetworkId;
 use super::response::Response;
 use super::servers::{ServerId, Servers, Standing};
 use super::slab::Slab;
-use super::wire::{HEADER, Query, flag, put_opt, put_u16, rcode, u16_at};
+use question::{Belief, believe, compose, mangle};
+pub(super) use traffic::{Declined, Done, Waiter};
+pub use traffic::{Effect, Limits, Way};
+
+use super::wire::{HEADER, Query, flag, rcode, u16_at};
 
 /// Sockets per upstream: an off-path forger has to guess the port of one of them too.
 pub const LANES: u8 = 8;
@@ -30,93 +36,6 @@ const STALE_AFTER: u64 = 1_800;
 const MOST_SENDS: u8 = 8;
 /// How long a connection may take.
 const TCP_WAIT: u64 = 2_000;
-
-/// Bounds that keep one guest from starving the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Questions in flight, all together.
-    pub in_flight: usize,
-    /// Askers of one address waiting at a time.
-    pub per_client: u32,
-    /// Bytes of the cache.
-    pub cache: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            in_flight: 8_192,
-            per_client: 1_024,
-            cache: 8 << 20,
-        }
-    }
-}
-
-/// The way back to who asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// A datagram of a listener (by the shell's number), to this address.
-    Udp(usize, SocketAddr),
-    /// A connection (by the shell's numbers: slot and generation).
-    Tcp(usize, u64),
-}
-
-/// Somebody who waits for an answer.
-#[derive(Debug, Clone)]
-pub(super) struct Waiter {
-    pub(super) way: Way,
-    pub(super) network: NetworkId,
-    pub(super) client: IpAddr,
-    /// Whether it is the host itself.
-    pub(super) host: bool,
-    /// Whether it may be told private addresses.
-    pub(super) private: bool,
-    pub(super) query: Box<[u8]>,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Effect {
-    /// Send a datagram to an upstream over one of its sockets.
-    Send {
-        /// To whom.
-        server: ServerId,
-        /// Where that is.
-        address: SocketAddr,
-        /// By which of its sockets.
-        lane: u8,
-        /// What.
-        message: Vec<u8>,
-    },
-    /// Ask an upstream over TCP; the answer goes to [`super::Resolver::tcp_answer`] with the ticket.
-    Connect {
-        /// Where.
-        address: SocketAddr,
-        /// For the answer.
-        ticket: u64,
-        /// What, without the length in front.
-        message: Vec<u8>,
-    },
-}
-
-/// What became of a question.
-#[derive(Debug)]
-pub(super) struct Done {
-    pub(super) key: Box<[u8]>,
-    pub(super) waiters: Vec<Waiter>,
-    pub(super) response: Option<Arc<Response>>,
-}
-
-/// Why a question is not asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Declined {
-    /// The asker, or everybody together, has too much in flight.
-    Busy,
-    /// Nobody to ask.
-    Nobody,
-    /// It came back from whom it was sent to.
-    Loop,
-}
 
 /// One message that may still be answered.
 #[derive(Debug)]
@@ -493,7 +412,7 @@ impl Forwarder {
         while self.by_message.contains_key(&(id, lane, number)) {
             number = number.wrapping_add(1);
         }
-        let message = compose(asking, number, &question, !server.no_edns);
+        let message = compose(number, asking.flags, &question, asking.edns(server));
         self.by_message.insert((id, lane, number), slot);
         asking.attempts.push(Attempt {
             server: id,
@@ -527,7 +446,7 @@ impl Forwarder {
         let Some(server) = self.servers.get(server) else {
             return;
         };
-        let message = compose(asking, id, &question, !server.no_edns);
+        let message = compose(id, asking.flags, &question, asking.edns(server));
         let ticket = (asking.generation & 0xff_ffff_ffff) << 24 | slot as u64 & 0xff_ffff;
         self.effects.push_back(Effect::Connect {
             address: server.address,
@@ -613,6 +532,13 @@ impl Forwarder {
     }
 }
 
+impl Asking {
+    /// What EDNS says to an upstream: whether signatures are wanted; nothing to one that does not know EDNS.
+    fn edns(&self, server: &super::servers::Server) -> Option<bool> {
+        (!server.no_edns).then_some(self.dnssec_ok)
+    }
+}
+
 /// Whom to ask next among those not asked yet: the first that is up, with one beside it whose rest is over; if none is
 /// up, whoever is left.
 fn choose(servers: &Servers, now: u64, asking: &Asking) -> Option<(Option<ServerId>, ServerId)> {
@@ -628,77 +554,5 @@ fn choose(servers: &Servers, now: u64, asking: &Asking) -> Option<(Option<Server
     match of(Standing::Up) {
         Some(up) => Some((probing, up)),
         None => probing.or_else(|| left().next()).map(|any| (None, any)),
-    }
-}
-
-fn compose(asking: &Asking, id: u16, question: &[u8], edns: bool) -> Vec<u8> {
-    let mut message = vec![0; HEADER];
-    put_u16(&mut message, 0, id);
-    put_u16(&mut message, 2, flag::RD | asking.flags);
-    put_u16(&mut message, 4, 1);
-    message.extend_from_slice(question);
-    if edns {
-        put_u16(&mut message, 10, 1);
-        put_opt(&mut message, asking.dnssec_ok, 0);
-    }
-    message
-}
-
-/// Gives each letter of a question's name a random case: more for a forger to guess.
-fn mangle(question: &mut [u8], dice: Dice<'_>) {
-    let end = question.len().saturating_sub(4);
-    let (mut bits, mut left) = (0u64, 0u32);
-    for byte in &mut question[..end] {
-        if !byte.is_ascii_alphabetic() {
-            continue;
-        }
-        if left == 0 {
-            (bits, left) = (dice(), 64);
-        }
-        if bits & 1 == 1 {
-            *byte ^= 0x20;
-        }
-        (bits, left) = (bits >> 1, left - 1);
-    }
-}
-
-/// Whether a message is the answer to what was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Belief {
-    Yes,
-    No,
-    /// It is, but the case of the name was not kept.
-    OtherCase,
-    /// It is a complaint about EDNS.
-    NoEdns,
-}
-
-fn believe(message: &[u8], question: &[u8]) -> Belief {
-    let (Some(flags), Some(count)) = (u16_at(message, 2), u16_at(message, 4)) else {
-        return Belief::No;
-    };
-    if flags & flag::QR == 0 || flags & 0x7800 != 0 {
-        return Belief::No;
-    }
-    let code = flags & 15;
-    let complaint = code == u16::from(rcode::FORM_ERR) || code == u16::from(rcode::NOT_IMP);
-    if complaint && count == 0 {
-        return Belief::NoEdns;
-    }
-    let Some(got) = message
-        .get(HEADER..HEADER + question.len())
-        .filter(|_| count == 1)
-    else {
-        return Belief::No;
-    };
-    let name = question.len().saturating_sub(4);
-    if got[name..] != question[name..] || !got[..name].eq_ignore_ascii_case(&question[..name]) {
-        Belief::No
-    } else if complaint {
-        Belief::NoEdns
-    } else if got != question {
-        Belief::OtherCase
-    } else {
-        Belief::Yes
     }
 }

@@ -138,11 +138,12 @@ pub(crate) fn many(networks: u32, ports: u32) -> World {
         .collect();
     let docs = native::from_toml(&text.concat()).expect("networks");
     let mut world = World::default();
-    for (n, doc) in (0..).zip(docs) {
+    for (n, doc) in (0u16..).zip(docs) {
+        let [high, low] = n.to_be_bytes();
         let fill = Fill {
-            uuid: uuid::Uuid::from_u128(n),
+            uuid: uuid::Uuid::from_u128(n.into()),
             bridge: "unused0".parse().expect("a name"),
-            mac: vnet_core::types::Mac::virtual_machine([0xbb, (n >> 8) as u8, n as u8]),
+            mac: vnet_core::types::Mac::virtual_machine([0xbb, high, low]),
             subnets: Vec::new(),
         };
         let network = doc.settle(&fill).expect("a network");

@@ -1,0 +1,77 @@
+//! The message of a question, and whether another message is its answer.
+
+use super::super::wire::{HEADER, flag, put_opt, put_u16, rcode, u16_at};
+use super::Dice;
+
+/// A query as it is sent: its number, flags and question, and EDNS where the upstream takes it.
+pub(super) fn compose(id: u16, flags: u16, question: &[u8], edns: Option<bool>) -> Vec<u8> {
+    let mut message = vec![0; HEADER];
+    put_u16(&mut message, 0, id);
+    put_u16(&mut message, 2, flag::RD | flags);
+    put_u16(&mut message, 4, 1);
+    message.extend_from_slice(question);
+    if let Some(dnssec_ok) = edns {
+        put_u16(&mut message, 10, 1);
+        put_opt(&mut message, dnssec_ok, 0);
+    }
+    message
+}
+
+/// Gives each letter of a question's name a random case: more for a forger to guess.
+pub(super) fn mangle(question: &mut [u8], dice: Dice<'_>) {
+    let end = question.len().saturating_sub(4);
+    let (mut bits, mut left) = (0u64, 0u32);
+    for byte in &mut question[..end] {
+        if !byte.is_ascii_alphabetic() {
+            continue;
+        }
+        if left == 0 {
+            (bits, left) = (dice(), 64);
+        }
+        if bits & 1 == 1 {
+            *byte ^= 0x20;
+        }
+        (bits, left) = (bits >> 1, left - 1);
+    }
+}
+
+/// Whether a message is the answer to what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Belief {
+    Yes,
+    No,
+    /// It is, but the case of the name was not kept.
+    OtherCase,
+    /// It is a complaint about EDNS.
+    NoEdns,
+}
+
+pub(super) fn believe(message: &[u8], question: &[u8]) -> Belief {
+    let (Some(flags), Some(count)) = (u16_at(message, 2), u16_at(message, 4)) else {
+        return Belief::No;
+    };
+    if flags & flag::QR == 0 || flags & 0x7800 != 0 {
+        return Belief::No;
+    }
+    let code = flags & 15;
+    let complaint = code == u16::from(rcode::FORM_ERR) || code == u16::from(rcode::NOT_IMP);
+    if complaint && count == 0 {
+        return Belief::NoEdns;
+    }
+    let Some(got) = message
+        .get(HEADER..HEADER + question.len())
+        .filter(|_| count == 1)
+    else {
+        return Belief::No;
+    };
+    let name = question.len().saturating_sub(4);
+    if got[name..] != question[name..] || !got[..name].eq_ignore_ascii_case(&question[..name]) {
+        Belief::No
+    } else if complaint {
+        Belief::NoEdns
+    } else if got != question {
+        Belief::OtherCase
+    } else {
+        Belief::Yes
+    }
+}

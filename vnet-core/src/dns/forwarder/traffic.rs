@@ -1,0 +1,95 @@
+//! What comes into the forwarder and goes out of it, and within which bounds.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::super::NetworkId;
+use super::super::response::Response;
+use super::super::servers::ServerId;
+
+/// Bounds that keep one guest from starving the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Questions in flight, all together.
+    pub in_flight: usize,
+    /// Askers of one address waiting at a time.
+    pub per_client: u32,
+    /// Bytes of the cache.
+    pub cache: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            in_flight: 8_192,
+            per_client: 1_024,
+            cache: 8 << 20,
+        }
+    }
+}
+
+/// The way back to who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A datagram of a listener (by the shell's number), to this address.
+    Udp(usize, SocketAddr),
+    /// A connection (by the shell's numbers: slot and generation).
+    Tcp(usize, u64),
+}
+
+/// Somebody who waits for an answer.
+#[derive(Debug, Clone)]
+pub(in crate::dns) struct Waiter {
+    pub(in crate::dns) way: Way,
+    pub(in crate::dns) network: NetworkId,
+    pub(in crate::dns) client: IpAddr,
+    /// Whether it is the host itself.
+    pub(in crate::dns) host: bool,
+    /// Whether it may be told private addresses.
+    pub(in crate::dns) private: bool,
+    pub(in crate::dns) query: Box<[u8]>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a datagram to an upstream over one of its sockets.
+    Send {
+        /// To whom.
+        server: ServerId,
+        /// Where that is.
+        address: SocketAddr,
+        /// By which of its sockets.
+        lane: u8,
+        /// What.
+        message: Vec<u8>,
+    },
+    /// Ask an upstream over TCP; the answer goes to [`crate::dns::Resolver::tcp_answer`] with the ticket.
+    Connect {
+        /// Where.
+        address: SocketAddr,
+        /// For the answer.
+        ticket: u64,
+        /// What, without the length in front.
+        message: Vec<u8>,
+    },
+}
+
+/// What became of a question.
+#[derive(Debug)]
+pub(in crate::dns) struct Done {
+    pub(in crate::dns) key: Box<[u8]>,
+    pub(in crate::dns) waiters: Vec<Waiter>,
+    pub(in crate::dns) response: Option<Arc<Response>>,
+}
+
+/// Why a question is not asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::dns) enum Declined {
+    /// The asker, or everybody together, has too much in flight.
+    Busy,
+    /// Nobody to ask.
+    Nobody,
+    /// It came back from whom it was sent to.
+    Loop,
+}
