@@ -113,6 +113,10 @@ impl Guest {
         let client = match (&client_id, mac) {
             // A port is one guest whatever runs in it: boot ROM, installer and system send different identifiers.
             (_, Some(mac)) if directory.knows_mac(scope, mac) => Client::Mac(mac),
+            // RFC 2132 section 9.14: this identifier is the hardware address, with its type before it.
+            (Some(id), Some(mac)) if id.split_first() == Some((&1, mac.0.as_slice())) => {
+                Client::Mac(mac)
+            }
             // RFC 2131 section 4.2: the identifier, if there is one, else the hardware address.
             (Some(id), _) => Client::Id(id.clone()),
             (None, Some(mac)) => Client::Mac(mac),

@@ -336,6 +336,10 @@ impl Server {
             && old.client == record.client
         {
             record.granted = old.granted;
+            // A client that says no name this time keeps the one it has.
+            if guest.said.is_none() {
+                record.hostname = record.hostname.take().or_else(|| old.hostname.clone());
+            }
             kind = LeaseKind::Renewed;
         }
         let (mut records, mut events) = self.give_up_others(now, message, guest, address);
