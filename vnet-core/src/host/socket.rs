@@ -62,6 +62,9 @@ impl fmt::Display for Refusal {
         if self.is(libc::EPERM) {
             write!(f, ": run as root, or give netd CAP_NET_ADMIN")?;
         }
+        if self.is(libc::EXFULL) {
+            write!(f, ": a bridge of the kernel takes 1023 ports")?;
+        }
         Ok(())
     }
 }
