@@ -3,8 +3,8 @@
 use hickory_proto::op::Message;
 
 use super::wire::{
-    HEADER, MAX_NAME, Query, RecordAt, flag, put_opt, put_u16, rcode, record_at, rtype, u16_at,
-    u32_at,
+    HEADER, MAX_NAME, Query, RecordAt, flag, put_opt, put_u16, rcode, record_at, rtype, skip_name,
+    u16_at, u32_at,
 };
 
 /// The longest we believe a positive answer.
@@ -144,6 +144,9 @@ impl Walk {
             self.opt = proper.then_some(*record);
             return self.opt.map(|_| ());
         }
+        if !well_formed(message, record) {
+            return None;
+        }
         // RFC 2181 section 8: the top bit is no time.
         let ttl = if record.ttl >> 31 == 0 { record.ttl } else { 0 };
         self.ttls.push(u16::try_from(record.ttl_at).ok()?);
@@ -204,6 +207,24 @@ fn without_opt(message: &[u8]) -> Option<Vec<u8>> {
     let mut parsed = Message::from_vec(message).ok()?;
     parsed.edns.take()?;
     parsed.to_vec().ok()
+}
+
+/// Whether the data of the common types has the shape of its type: it goes on to guests as it is, and may not hurt them.
+fn well_formed(message: &[u8], record: &RecordAt) -> bool {
+    let names = |skip: usize, count: usize, rest: usize| {
+        let name = |at: Option<usize>, _| skip_name(message, at?);
+        let end = (0..count).fold(Some(record.data + skip), name);
+        end.is_some_and(|end| end + rest == record.end)
+    };
+    match record.rtype {
+        rtype::A => record.end - record.data == 4,
+        rtype::AAAA => record.end - record.data == 16,
+        rtype::CNAME | rtype::NS | rtype::PTR | rtype::DNAME => names(0, 1, 0),
+        rtype::MX => names(2, 1, 0),
+        rtype::SRV => names(6, 1, 0),
+        rtype::SOA => names(0, 2, 20),
+        _ => true,
+    }
 }
 
 /// Whether a record holds an address that only means something on some inner network.

@@ -20,8 +20,11 @@ pub mod rtype {
     pub const CNAME: u16 = 5;
     pub const SOA: u16 = 6;
     pub const PTR: u16 = 12;
+    pub const MX: u16 = 15;
     pub const HINFO: u16 = 13;
     pub const AAAA: u16 = 28;
+    pub const SRV: u16 = 33;
+    pub const DNAME: u16 = 39;
     pub const OPT: u16 = 41;
     pub const DS: u16 = 43;
     pub const DNSKEY: u16 = 48;
@@ -371,15 +374,19 @@ pub(crate) fn record_at(bytes: &[u8], start: usize) -> Option<RecordAt> {
     })
 }
 
-/// The place after a name that may end in a pointer.
-fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
+/// The place after a name that may end in a pointer. A pointer has to lead back to before the name: whoever follows such
+/// pointers comes to an end.
+pub(crate) fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
     let start = at;
     loop {
         let len = *bytes.get(at)?;
         match len {
             0 => return Some(at + 1),
             1..=63 => at += usize::from(len) + 1,
-            0xc0.. => return bytes.get(at + 1).map(|_| at + 2),
+            0xc0.. => {
+                let target = usize::from(u16_at(bytes, at)? & 0x3fff);
+                return (HEADER..start).contains(&target).then_some(at + 2);
+            }
             64..=0xbf => return None,
         }
         if at - start > MAX_NAME {
