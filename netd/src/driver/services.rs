@@ -6,40 +6,53 @@
 use std::net::IpAddr;
 
 use tokio::sync::broadcast::error::RecvError;
-use vnet_core::dhcp::v4::Scope;
+use vnet_core::dhcp::{ra, v4};
 use vnet_core::dns::{Change, NameChange, Zone};
-use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind};
-use vnet_core::types::NetworkName;
+use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, Wanted};
+use vnet_core::types::{IfName, NetworkName};
 
 use super::Driver;
 
 /// What a network's services were told last.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Told {
-    scope: Option<Scope>,
+    dhcp4: Option<v4::Scope>,
+    ra: Option<ra::Scope>,
     zone: Option<Zone>,
     running: bool,
+}
+
+impl Told {
+    fn wanted(&self, network: &NetworkName, bridge: &IfName) -> Wanted {
+        Wanted {
+            network: network.clone(),
+            bridge: bridge.clone(),
+            dhcp4: self.dhcp4.clone(),
+            ra: self.ra.clone(),
+        }
+    }
 }
 
 impl Driver {
     /// Tells the services of these networks what the world says now.
     pub(super) async fn tell_services(&mut self, networks: &[NetworkName]) {
-        let (mut scopes, mut zones) = (Vec::new(), Vec::new());
+        let (mut wanted, mut zones) = (Vec::new(), Vec::new());
         for name in networks {
             let now = self.should_tell(name);
             let before = self.told.get(name).cloned().unwrap_or_default();
             let Some(bridge) = self.world.networks.get(name).map(|n| n.bridge.name.clone()) else {
                 continue;
             };
-            if now.scope != before.scope || now.running != before.running {
-                scopes.push((name.clone(), now.scope.clone(), bridge.clone()));
+            let restarted = now.running != before.running;
+            if now.dhcp4 != before.dhcp4 || now.ra != before.ra || restarted {
+                wanted.push(now.wanted(name, &bridge));
             }
-            if now.zone != before.zone || now.running != before.running {
+            if now.zone != before.zone || restarted {
                 zones.push((name.clone(), now.zone.clone(), bridge));
             }
             self.told.insert(name.clone(), now);
         }
-        self.configure(scopes, zones).await;
+        self.configure(wanted, zones).await;
     }
 
     fn should_tell(&self, name: &NetworkName) -> Told {
@@ -47,7 +60,8 @@ impl Driver {
             return Told::default();
         }
         Told {
-            scope: Scope::of(&self.world, name),
+            dhcp4: v4::Scope::of(&self.world, name),
+            ra: ra::Scope::of(&self.world, name),
             zone: Zone::of(&self.world, name),
             running: true,
         }
@@ -55,12 +69,12 @@ impl Driver {
 
     async fn configure(
         &mut self,
-        scopes: Vec<(NetworkName, Option<Scope>, vnet_core::types::IfName)>,
-        zones: Vec<(NetworkName, Option<Zone>, vnet_core::types::IfName)>,
+        wanted: Vec<Wanted>,
+        zones: Vec<(NetworkName, Option<Zone>, IfName)>,
     ) {
-        let touched: Vec<NetworkName> = scopes
+        let touched: Vec<NetworkName> = wanted
             .iter()
-            .map(|s| &s.0)
+            .map(|w| &w.network)
             .chain(zones.iter().map(|z| &z.0))
             .cloned()
             .collect();
@@ -73,14 +87,14 @@ impl Driver {
             self.warnings.remove(name);
         }
         let mut failed = Vec::new();
-        if !scopes.is_empty() {
+        if !wanted.is_empty() {
             failed.extend(
                 self.tools
                     .leases
-                    .configure(scopes)
+                    .configure(wanted)
                     .await
                     .into_iter()
-                    .map(|(n, e)| (n, format!("no DHCP: {e}"))),
+                    .map(|(n, e)| (n, format!("no DHCP or router advertisements: {e}"))),
             );
         }
         if !zones.is_empty() {
@@ -135,15 +149,16 @@ impl Driver {
         for name in networks {
             self.told.remove(name);
         }
-        let scopes = known
+        let silence = Told::default();
+        let wanted = known
             .iter()
-            .map(|(name, bridge)| (name.clone(), None, bridge.clone()))
+            .map(|(name, bridge)| silence.wanted(name, bridge))
             .collect();
         let zones = known
             .into_iter()
             .map(|(name, bridge)| (name, None, bridge))
             .collect();
-        self.configure(scopes, zones).await;
+        self.configure(wanted, zones).await;
     }
 
     /// What the DHCP service tells.

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use uuid::Uuid;
 use vnet_core::config::{Fill, native};
-use vnet_core::dhcp::v4::Scope;
+use vnet_core::dhcp::{ra, v4};
 use vnet_core::model::World;
-use vnet_core::serve::leases::Leases;
+use vnet_core::serve::leases::{Leases, Wanted};
 use vnet_core::store::Store;
 use vnet_core::types::Mac;
 
@@ -33,9 +33,14 @@ fn main() -> anyhow::Result<()> {
 
     let store = Store::open(&PathBuf::from(store))?;
     let leases = Leases::start(store)?;
-    let scope = Scope::of(&world, &name);
+    let wanted = Wanted {
+        dhcp4: v4::Scope::of(&world, &name),
+        ra: ra::Scope::of(&world, &name),
+        network: name,
+        bridge,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let failed = runtime.block_on(leases.configure(vec![(name, scope, bridge)]));
+    let failed = runtime.block_on(leases.configure(vec![wanted]));
     if let Some((network, why)) = failed.first() {
         bail!("{network}: {why}");
     }

@@ -7,7 +7,8 @@ use super::native::{
     RecordDoc, ReservationDoc, RouteDoc, SubnetDoc, UpstreamDoc,
 };
 use crate::model::{
-    Bridge, Dhcp4, DhcpOption, Dns, Forward, Network, Reservation4, Reservation6, Subnet4, Subnet6,
+    Bridge, Dhcp4, DhcpOption, DhcpOption6, Dns, Forward, Network, Reservation4, Reservation6,
+    Subnet4, Subnet6,
 };
 use crate::types::LeaseTime;
 
@@ -118,7 +119,9 @@ fn subnet4(subnet: &Subnet4) -> SubnetDoc {
         mode: None,
         ranges: Some(dhcp.ranges.iter().map(ToString::to_string).collect()),
         lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
-        options: options(&dhcp.options),
+        options: options(dhcp.options.iter().map(DhcpOption::spell)),
+        routes: Vec::new(),
+        pref64: None,
         host: dhcp.hosts.iter().map(reservation4).collect(),
     };
     SubnetDoc {
@@ -140,22 +143,20 @@ fn subnet6(subnet: &Subnet6) -> SubnetDoc {
                     .collect(),
             ),
             lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
-            options: BTreeMap::new(),
+            options: options(dhcp.options.iter().map(DhcpOption6::spell)),
+            routes: dhcp.routes.iter().map(ToString::to_string).collect(),
+            pref64: dhcp.pref64.map(|net| net.to_string()),
             host: dhcp.hosts.iter().map(reservation6).collect(),
         }),
     }
 }
 
-fn options(options: &[DhcpOption]) -> BTreeMap<String, OptionDoc> {
+fn options(options: impl Iterator<Item = (String, Vec<String>)>) -> BTreeMap<String, OptionDoc> {
     let doc = |mut values: Vec<String>| match values.len() {
         1 => OptionDoc::One(values.remove(0)),
         _ => OptionDoc::Many(values),
     };
-    options
-        .iter()
-        .map(DhcpOption::spell)
-        .map(|(key, values)| (key, doc(values)))
-        .collect()
+    options.map(|(key, values)| (key, doc(values))).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -174,7 +175,7 @@ fn reservation4(host: &Reservation4) -> ReservationDoc {
         ip: host.ip.map(|ip| ip.to_string()),
         name: host.name.as_ref().map(ToString::to_string),
         lease_time: host.lease_time.map(|t| t.to_string()),
-        options: options(&host.options),
+        options: options(host.options.iter().map(DhcpOption::spell)),
     }
 }
 

@@ -190,6 +190,12 @@ pub struct DhcpDoc {
     /// `45m`, `1h`, `7d`, `infinite` (`1h` when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_time: Option<String>,
+    /// IPv6 only: where else the gateway leads, `fd00:9::/48`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<String>,
+    /// IPv6 only: the prefix of a translator to IPv4, `64:ff9b::/96`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pref64: Option<String>,
     /// Options by name or number: `ntp-server = "10.0.0.5"` or a list.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, OptionDoc>,

@@ -1,3 +1,13 @@
 //! How guests get their addresses, decided in pure code: bytes and time come in, verdicts go out.
+//!
+//! | where | what |
+//! |---|---|
+//! | [`v4`] | DHCPv4 |
+//! | [`ra`] | router advertisements: prefixes, resolvers and routes of IPv6 |
+//! | `limit` | how much one sender gets |
+//! | `ip6` | Ethernet and IPv6 around a datagram |
 
+pub mod ip6;
+mod limit;
+pub mod ra;
 pub mod v4;

@@ -1,7 +1,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::DhcpOption;
-use crate::types::{LeaseTime, Mac, PortName, Range4};
+use super::{DhcpOption, DhcpOption6};
+use crate::types::{Ipv6Net, LeaseTime, Mac, PortName, Range4};
 
 /// DHCPv4 of one subnet. Without ranges only reservations are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,12 @@ pub struct Dhcp6 {
     pub hosts: Vec<Reservation6>,
     /// How long a lease lasts.
     pub lease_time: LeaseTime,
+    /// What else every client of the subnet is told.
+    pub options: Vec<DhcpOption6>,
+    /// Where else the gateway leads, besides everywhere (RFC 4191).
+    pub routes: Vec<Ipv6Net>,
+    /// The prefix of a translator to IPv4 (RFC 8781).
+    pub pref64: Option<Ipv6Net>,
 }
 
 /// An IPv6 address kept for one client.

@@ -206,7 +206,7 @@ fn encode(kind: OptionKind, values: &[String]) -> Result<Vec<u8>, String> {
     }
 }
 
-fn encode_domains(values: &[String]) -> Result<Vec<u8>, String> {
+pub(super) fn encode_domains(values: &[String]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     for value in values {
         let name: DomainName = value.parse().map_err(|e: Invalid| e.0)?;
@@ -250,7 +250,7 @@ fn decode(kind: OptionKind, data: &[u8]) -> Option<Vec<String>> {
     }
 }
 
-fn decode_domains(mut data: &[u8]) -> Option<Vec<String>> {
+pub(super) fn decode_domains(mut data: &[u8]) -> Option<Vec<String>> {
     let (mut names, mut labels) = (Vec::new(), Vec::<String>::new());
     while let Some((&len, rest)) = data.split_first() {
         if len == 0 {
@@ -283,7 +283,7 @@ fn decode_routes(mut data: &[u8]) -> Option<Vec<String>> {
 }
 
 /// Bytes as `01:02:ff`.
-fn hex(data: &[u8]) -> String {
+pub(super) fn hex(data: &[u8]) -> String {
     data.iter()
         .map(|b| format!("{b:02x}"))
         .collect::<Vec<_>>()

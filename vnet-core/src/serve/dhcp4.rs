@@ -63,7 +63,7 @@ impl Dhcp4 {
         };
         let index = match index_of(bridge) {
             Ok(index) => index,
-            Err(e) if is_missing(&e) => {
+            Err(e) if super::is_missing(&e) => {
                 self.link = None;
                 return Ok(false);
             }
@@ -231,8 +231,4 @@ fn trace(message: &Message<'_>, from: &Sender, verdict: &Verdict) {
     };
     let source = from.mac.map(|m| m.to_string());
     tracing::trace!(kind = message.kind.word(), xid = message.xid, source, what);
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))
 }

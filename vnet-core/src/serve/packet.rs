@@ -51,6 +51,18 @@ const ARP_ANSWERS: &[Instruction] = &[
     (0x06, 0, 0, 0),
 ];
 
+/// ICMPv6 router solicitations.
+const SOLICITATIONS: &[Instruction] = &[
+    (0x28, 0, 0, 12),     // ldh ethertype
+    (0x15, 0, 5, 0x86dd), // IPv6?
+    (0x30, 0, 0, 20),     // ldb next header
+    (0x15, 0, 3, 58),     // ICMPv6?
+    (0x30, 0, 0, 54),     // ldb type
+    (0x15, 0, 1, 133),    // router solicitation?
+    (0x06, 0, 0, 0xffff), // take
+    (0x06, 0, 0, 0),      // leave
+];
+
 /// Nothing.
 const NOTHING: &[Instruction] = &[(0x06, 0, 0, 0)];
 
@@ -77,6 +89,14 @@ impl PacketSocket {
     /// What the system says: no such interface, no permission.
     pub(super) fn arp(interface: &IfName) -> io::Result<Self> {
         Self::open(interface, libc::ETH_P_ARP, ARP_ANSWERS)
+    }
+
+    /// Router solicitations.
+    ///
+    /// # Errors
+    /// What the system says: no such interface, no permission.
+    pub(super) fn solicitations(interface: &IfName) -> io::Result<Self> {
+        Self::open(interface, libc::ETH_P_IPV6, SOLICITATIONS)
     }
 
     fn open(interface: &IfName, protocol: libc::c_int, take: &[Instruction]) -> io::Result<Self> {

@@ -8,7 +8,7 @@ use super::Fill;
 use crate::config::check::Check;
 use crate::config::native::{DhcpDoc, NetworkDoc, OptionDoc, ReservationDoc};
 use crate::model::{
-    Dhcp4, Dhcp6, DhcpOption, RaMode, Reservation4, Reservation6, Subnet4, Subnet6,
+    Dhcp4, Dhcp6, DhcpOption, DhcpOption6, RaMode, Reservation4, Reservation6, Subnet4, Subnet6,
 };
 use crate::types::{Invalid, IpNet, Ipv4Net, Ipv6Net, LeaseTime, Mac, PortName, Range4};
 
@@ -208,11 +208,17 @@ fn dhcp4(
     given: &mut Given,
     check: &mut Check,
 ) -> Option<Dhcp4> {
-    if doc.mode.is_some() {
-        check.wrong(
-            format!("{at}.dhcp.mode"),
-            "only IPv6 subnets have a mode: leave it out",
-        );
+    for (field, is) in [
+        ("mode", doc.mode.is_some()),
+        ("routes", !doc.routes.is_empty()),
+        ("pref64", doc.pref64.is_some()),
+    ] {
+        if is {
+            check.wrong(
+                format!("{at}.dhcp.{field}"),
+                format!("only IPv6 subnets have a `{field}`: leave it out"),
+            );
+        }
     }
     let subnet = Subnet4 {
         address,
@@ -270,11 +276,7 @@ fn options(
 ) -> Vec<DhcpOption> {
     let mut options = Vec::<DhcpOption>::new();
     for (key, value) in doc {
-        let values = match value {
-            OptionDoc::Number(n) => vec![n.to_string()],
-            OptionDoc::One(text) => vec![text.clone()],
-            OptionDoc::Many(texts) => texts.clone(),
-        };
+        let values = spelled(value);
         let here = format!("{at}.{key}");
         if let Some(option) = check.take(&here, DhcpOption::parse(key, &values)) {
             if options.iter().any(|o| o.code == option.code) {
@@ -290,6 +292,38 @@ fn options(
         }
     }
     options
+}
+
+fn options6(
+    at: &str,
+    doc: &std::collections::BTreeMap<String, OptionDoc>,
+    check: &mut Check,
+) -> Vec<DhcpOption6> {
+    let mut options = Vec::<DhcpOption6>::new();
+    for (key, value) in doc {
+        let here = format!("{at}.{key}");
+        if let Some(option) = check.take(&here, DhcpOption6::parse(key, &spelled(value))) {
+            if options.iter().any(|o| o.code == option.code) {
+                check.wrong(
+                    here,
+                    format!(
+                        "option {} is given twice, by name and by number",
+                        option.code
+                    ),
+                );
+            }
+            options.push(option);
+        }
+    }
+    options
+}
+
+fn spelled(value: &OptionDoc) -> Vec<String> {
+    match value {
+        OptionDoc::Number(n) => vec![n.to_string()],
+        OptionDoc::One(text) => vec![text.clone()],
+        OptionDoc::Many(texts) => texts.clone(),
+    }
 }
 
 fn hex(at: impl Display, text: Option<&str>, check: &mut Check) -> Option<Vec<u8>> {
@@ -370,10 +404,10 @@ fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &mut Check) -
     if mode != RaMode::Stateful && address.prefix_len() != 64 {
         check.wrong(format!("{at}.dhcp.mode"), format!("guests can make their own addresses only in a /64: use a /64, or mode `stateful` with /{}", address.prefix_len()));
     }
-    if !doc.options.is_empty() {
+    if mode == RaMode::Slaac && !doc.options.is_empty() {
         check.wrong(
             format!("{at}.dhcp.options"),
-            "options by name are IPv4's: DNS and search domains follow from the network",
+            "nobody asks for options with mode `slaac`: use `stateless`",
         );
     }
     let mut ranges = Vec::new();
@@ -402,7 +436,39 @@ fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &mut Check) -
         ranges,
         hosts,
         lease_time: lease_time(at, doc, check),
+        options: options6(&format!("{at}.dhcp.options"), &doc.options, check),
+        routes: routes6(at, doc, check),
+        pref64: pref64(at, doc, check),
     }
+}
+
+fn routes6(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv6Net> {
+    let form = "a prefix, like fd00:9::/48";
+    let mut routes = Vec::new();
+    for (i, text) in doc.routes.iter().enumerate() {
+        let net = check.form::<Ipv6Net>(format!("{at}.dhcp.routes[{i}]"), text, form);
+        routes.extend(net.map(|n| n.trunc()));
+    }
+    if routes.len() > 32 {
+        check.wrong(
+            format!("{at}.dhcp.routes"),
+            "more than 32 routes do not fit an advertisement",
+        );
+    }
+    routes
+}
+
+fn pref64(at: &str, doc: &DhcpDoc, check: &mut Check) -> Option<Ipv6Net> {
+    let at = format!("{at}.dhcp.pref64");
+    let form = "a translator's prefix, like 64:ff9b::/96";
+    let net = check.form::<Ipv6Net>(&at, doc.pref64.as_deref()?, form)?;
+    if ![32, 40, 48, 56, 64, 96].contains(&net.prefix_len()) {
+        check.wrong(
+            at,
+            "a translator's prefix is a /96, /64, /56, /48, /40 or /32 (RFC 6052)",
+        );
+    }
+    Some(net.trunc())
 }
 
 /// A /112's worth above the gateway's network (`::1000` to `::ffff`), or what a smaller subnet has.

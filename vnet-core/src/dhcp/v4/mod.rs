@@ -20,13 +20,11 @@
 //! | `server` | the states of RFC 2131 |
 //! | `allocate` | which address; the operator's requests |
 //! | `reply` | which options, and where to |
-//! | `limit` | how much one sender gets |
 
 mod allocate;
 mod code;
 mod frame;
 mod identity;
-mod limit;
 mod message;
 mod reply;
 mod scope;

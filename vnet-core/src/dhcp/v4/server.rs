@@ -2,9 +2,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::identity::{Directory, Guest};
-use super::limit::{MOST_PER_SOURCE, Rates};
+
 use super::reply::{Draft, nak};
 use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code};
+use crate::dhcp::limit::{MOST_PER_SOURCE, Rates};
 use crate::lease::{Book, Change, LeaseEvent, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
 use crate::types::{Mac, PortName};
 

@@ -22,6 +22,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use tokio::sync::{broadcast, oneshot};
 
+use crate::dhcp::ra;
 use crate::dhcp::v4::{Counters, ReserveError, Scope};
 use crate::lease::Tally;
 use crate::store::{Store, StoreError};
@@ -59,8 +60,18 @@ impl Drop for Bell {
     }
 }
 
-/// What a network should be served: a scope on a bridge, or nothing any more (stopped or gone).
-pub type Wanted = (NetworkName, Option<Scope>, IfName);
+/// What a network should be served on its bridge; where a scope is missing, nothing (any more).
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The network.
+    pub network: NetworkName,
+    /// Its bridge.
+    pub bridge: IfName,
+    /// DHCPv4.
+    pub dhcp4: Option<Scope>,
+    /// Router advertisements.
+    pub ra: Option<ra::Scope>,
+}
 
 /// What the handle asks of the thread. Answers go out after the commit of their turn.
 enum Command {
@@ -130,7 +141,7 @@ impl Leases {
     /// Serves these networks as said from now on; the others stay as they are. Leases stay whatever changes. A
     /// bridge that does not exist yet is served as soon as it does. What cannot be served, and why.
     pub async fn configure(&self, wanted: Vec<Wanted>) -> Vec<(NetworkName, String)> {
-        let names: Vec<NetworkName> = wanted.iter().map(|w| w.0.clone()).collect();
+        let names: Vec<NetworkName> = wanted.iter().map(|w| w.network.clone()).collect();
         let answer = self.ask(|answer| Command::Configure(wanted, answer)).await;
         let gone = || "the DHCP thread has ended".to_owned();
         answer.unwrap_or_else(|| names.into_iter().map(|name| (name, gone())).collect())

@@ -15,13 +15,20 @@ use super::{Command, Lease, LeaseEvent, Stats, Turn, Wanted};
 use crate::lease::{Change, LeaseRecord, Time};
 use crate::serve::dhcp4::Dhcp4;
 use crate::serve::packet::Inbox;
+use crate::serve::ra::Ra;
 use crate::store::{Op, Store};
 use crate::types::NetworkName;
 
 /// How often bridges that should be there, and a disk that was full, are looked at again.
 const RETRY_MILLIS: u64 = 1000;
-/// Epoll's name for the bell; networks have two each, from 2 up.
+/// Epoll's name for the bell; networks have [`SOCKETS`] each, from there up.
 const BELL: u64 = 0;
+/// Numbers of one network.
+const SOCKETS: u64 = 4;
+/// Which socket of its network a number is.
+const DHCP4: u64 = 0;
+const ARP: u64 = 1;
+const RA: u64 = 2;
 
 pub(super) struct Worker {
     store: Store,
@@ -41,7 +48,8 @@ pub(super) struct Worker {
 
 struct Network {
     dhcp4: Dhcp4,
-    /// Epoll's name for its DHCP socket; the ARP socket's is one more.
+    ra: Ra,
+    /// Epoll's name for the first of its sockets.
     number: u64,
 }
 
@@ -118,23 +126,27 @@ impl Worker {
             self.obey(now, &mut turn)?;
         }
         // ARP answers first: they may turn a REQUEST of the same turn into a NAK.
-        for number in ready.iter().filter(|n| **n != BELL && **n % 2 == 1) {
-            let name = self.numbered(number - 1);
-            if let Some(network) = name.and_then(|n| self.networks.get_mut(&n)) {
+        for name in self.having(ready, ARP) {
+            if let Some(network) = self.networks.get_mut(&name) {
                 network.dhcp4.read_arp(now, &mut self.inbox, &mut turn);
             }
         }
         let mut frames = Vec::new();
-        for number in ready.iter().filter(|n| **n != BELL && **n % 2 == 0) {
-            let Some(name) = self.numbered(*number) else {
-                continue;
-            };
+        for name in self.having(ready, DHCP4) {
             if let Some(network) = self.networks.get_mut(&name) {
                 network.dhcp4.read(now, &mut self.inbox, &mut turn);
                 if network.dhcp4.should_look_again() {
                     self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
                 }
                 frames.push((name, std::mem::take(&mut turn.frames)));
+            }
+        }
+        for name in self.having(ready, RA) {
+            if let Some(network) = self.networks.get_mut(&name) {
+                network.ra.read(now, &mut self.inbox);
+                if network.ra.should_look_again() {
+                    self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
+                }
             }
         }
         self.timers(now, &mut turn);
@@ -181,13 +193,14 @@ impl Worker {
             {
                 network.dhcp4.expire(now, turn);
             }
+            network.ra.poll(now);
         }
         if self.look_again <= now {
             self.look_again = Time::NEVER;
             let names: Vec<NetworkName> = self.networks.keys().cloned().collect();
             for name in names {
                 if let Err(error) = self.open(now, &name) {
-                    tracing::warn!(network = %name, %error, "no DHCP");
+                    tracing::warn!(network = %name, %error, "no DHCP or router advertisements");
                 }
             }
         }
@@ -198,7 +211,8 @@ impl Worker {
         let due = self
             .networks
             .values()
-            .filter_map(|n| n.dhcp4.server.next_due());
+            .flat_map(|n| [n.dhcp4.server.next_due(), n.ra.next_due()])
+            .flatten();
         let next = due.chain([self.look_again]).min()?;
         if next == Time::NEVER {
             return None;
@@ -282,14 +296,23 @@ impl Worker {
 
     fn configure(&mut self, now: Time, wanted: Vec<Wanted>) -> Vec<(NetworkName, String)> {
         let mut failed = Vec::new();
-        for (name, scope, bridge) in wanted {
-            let Some(scope) = scope else {
-                if let Some(network) = self.networks.get_mut(&name) {
-                    network.dhcp4.silence();
-                }
+        for Wanted {
+            network: name,
+            bridge,
+            dhcp4,
+            ra,
+        } in wanted
+        {
+            let silent = dhcp4.is_none() && ra.is_none();
+            if silent && !self.networks.contains_key(&name) {
                 continue;
-            };
-            self.network(name.clone()).dhcp4.configure(scope, bridge);
+            }
+            let network = self.network(name.clone());
+            network.ra.configure(now, ra, bridge.clone());
+            match dhcp4 {
+                Some(scope) => network.dhcp4.configure(scope, bridge),
+                None => network.dhcp4.silence(),
+            }
             if let Err(error) = self.open(now, &name) {
                 failed.push((name, error.to_string()));
             }
@@ -302,20 +325,24 @@ impl Worker {
         let Some(network) = self.networks.get_mut(name) else {
             return Ok(());
         };
+        let number = network.number;
+        let watch = |fd: BorrowedFd<'_>, which| {
+            let data = epoll::EventData::new_u64(number + which);
+            epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
+        };
         let opened = network.dhcp4.open();
         if let (Ok(true), Some(link)) = (&opened, network.dhcp4.link()) {
-            let number = network.number;
-            let watch = |fd: BorrowedFd<'_>, number| {
-                let data = epoll::EventData::new_u64(number);
-                epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
-            };
-            watch(link.dhcp.as_fd(), number)?;
-            watch(link.arp.as_fd(), number + 1)?;
+            watch(link.dhcp.as_fd(), DHCP4)?;
+            watch(link.arp.as_fd(), ARP)?;
         }
-        if network.dhcp4.should_look_again() {
+        let advertising = network.ra.open();
+        if let (Ok(true), Some(socket)) = (&advertising, network.ra.packets()) {
+            watch(socket.as_fd(), RA)?;
+        }
+        if network.dhcp4.should_look_again() || network.ra.should_look_again() {
             self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
         }
-        opened.map(drop)
+        opened.and(advertising).map(drop)
     }
 
     fn network(&mut self, name: NetworkName) -> &mut Network {
@@ -326,20 +353,29 @@ impl Worker {
             .entry(name.clone())
             .or_insert_with(|| Network {
                 dhcp4: Dhcp4::new(name, Vec::new(), Time::default()),
+                ra: Ra::default(),
                 number: 0,
             })
     }
 
     fn enter(&mut self, name: NetworkName, records: Vec<LeaseRecord>) {
-        self.last_number += 2;
+        self.last_number += SOCKETS;
         let number = self.last_number;
         let dhcp4 = Dhcp4::new(name.clone(), records, self.clock.now());
         self.by_number.insert(number, name.clone());
-        self.networks.insert(name, Network { dhcp4, number });
+        let ra = Ra::default();
+        let network = Network { dhcp4, ra, number };
+        self.networks.insert(name, network);
     }
 
-    fn numbered(&self, number: u64) -> Option<NetworkName> {
-        self.by_number.get(&number).cloned()
+    /// The networks one kind of whose sockets has something to read.
+    fn having(&self, ready: &BTreeSet<u64>, which: u64) -> Vec<NetworkName> {
+        let numbers = ready
+            .iter()
+            .filter(|n| **n != BELL && *n % SOCKETS == which);
+        numbers
+            .filter_map(|n| self.by_number.get(&(n - which)).cloned())
+            .collect()
     }
 
     fn held(&mut self, now: Time) -> Vec<Lease> {

@@ -15,16 +15,16 @@ const MOST: usize = 4096;
 const COST: u64 = 1000;
 
 /// Addresses that clients behind one Ethernet source may hold between them, unless a relay speaks for them.
-pub(super) const MOST_PER_SOURCE: u32 = 64;
+pub(in crate::dhcp) const MOST_PER_SOURCE: u32 = 64;
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rates {
+pub(in crate::dhcp) struct Rates {
     buckets: BTreeMap<Mac, (Time, u64)>,
 }
 
 impl Rates {
     /// Whether a message of this source is within its share.
-    pub(super) fn admits(&mut self, source: Mac, now: Time) -> bool {
+    pub(in crate::dhcp) fn admits(&mut self, source: Mac, now: Time) -> bool {
         if self.buckets.len() >= MOST && !self.buckets.contains_key(&source) {
             self.forget_idle(now);
         }
