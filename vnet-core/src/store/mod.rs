@@ -6,6 +6,8 @@
 //! A write that fails (a full disk) leaves the file as it was, and the next call tries afresh: redb refuses every
 //! call after an I/O error until the file is opened again, so that is what happens here.
 
+mod log;
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
@@ -17,13 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError};
 use redb::{TableDefinition, TableError};
 
+use self::log::Log;
 use crate::lease::LeaseRecord;
 use crate::types::NetworkName;
 
 /// What we keep in memory of the file: leases and documents are small, and the kernel caches it anyway.
 const CACHE_BYTES: usize = 16 << 20;
-
-const LEASES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("leases");
 
 /// The documents' tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +112,13 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     /// `None` after an I/O error, until the next call opens the file again.
-    database: Mutex<Option<Database>>,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    database: Database,
+    log: Log,
 }
 
 impl Store {
@@ -120,10 +127,10 @@ impl Store {
     /// # Errors
     /// When it is in use, damaged, or the system refuses.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = open(path)?;
+        let open = open(path)?;
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
-            database: Mutex::new(Some(database)),
+            open: Mutex::new(Some(open)),
         })))
     }
 
@@ -135,13 +142,16 @@ impl Store {
         if ops.is_empty() {
             return Ok(());
         }
-        self.with(|database| {
+        self.with(|Open { database, log }| {
             let transaction = database.begin_write()?;
             for table in [Table::Networks, Table::Ports, Table::Meta] {
                 write_documents(&transaction, table, ops)?;
             }
-            write_leases(&transaction, ops)?;
+            let staged = log.write(&transaction, ops)?;
             transaction.commit()?;
+            if let Some(staged) = staged {
+                log.committed(staged);
+            }
             Ok(())
         })
     }
@@ -151,8 +161,8 @@ impl Store {
     /// # Errors
     /// When the file cannot be read.
     pub fn documents(&self, table: Table) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-        self.with(|database| {
-            let reading = database.begin_read()?;
+        self.with(|open| {
+            let reading = open.database.begin_read()?;
             let mut documents = BTreeMap::new();
             let table = match reading.open_table(table.definition()) {
                 Ok(table) => table,
@@ -172,55 +182,36 @@ impl Store {
     /// # Errors
     /// When the file cannot be read, or a record in it makes no sense.
     pub fn leases(&self) -> Result<Vec<LeaseRecord>, StoreError> {
-        self.with(|database| {
-            let reading = database.begin_read()?;
-            let mut leases = Vec::new();
-            let table = match reading.open_table(LEASES) {
-                Ok(table) => table,
-                Err(TableError::TableDoesNotExist(_)) => return Ok(leases),
-                Err(error) => return Err(error.into()),
-            };
-            for row in table.iter()? {
-                let (key, value) = row?;
-                let lease = LeaseRecord::from_bytes(key.value(), value.value());
-                leases.push(lease.map_err(|bad| {
-                    redb::Error::Corrupted(format!("{bad}, at {:02x?}", key.value()))
-                })?);
-            }
-            Ok(leases)
-        })
+        self.with(|open| log::leases(&open.database))
     }
 
     /// Runs one piece of work on the open file, opening it again if the last one left it broken.
     fn with<T>(
         &self,
-        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+        work: impl FnOnce(&mut Open) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
         let mut slot = self.lock();
-        let database = match slot.take() {
-            Some(database) => database,
+        let mut opened = match slot.take() {
+            Some(opened) => opened,
             None => open(&self.0.path)?,
         };
-        let result = work(&database);
+        let result = work(&mut opened);
         // A database that met an I/O error refuses everything from then on: let go of it.
         if !matches!(
             result,
             Err(redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed)
         ) {
-            *slot = Some(database);
+            *slot = Some(opened);
         }
         result.map_err(|error| told(&self.0.path, error))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
-        self.0
-            .database
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn open(path: &Path) -> Result<Database, StoreError> {
+fn open(path: &Path) -> Result<Open, StoreError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -233,7 +224,7 @@ fn open(path: &Path) -> Result<Database, StoreError> {
             Ok(file)
         })
         .map_err(|error| told(path, redb::Error::Io(error)))?;
-    Builder::new()
+    let database = Builder::new()
         .set_cache_size(CACHE_BYTES)
         .create_file(file)
         .map_err(|error| {
@@ -246,7 +237,9 @@ fn open(path: &Path) -> Result<Database, StoreError> {
                 };
             }
             told(path, error.into())
-        })
+        })?;
+    let log = Log::open(&database).map_err(|error| told(path, error))?;
+    Ok(Open { database, log })
 }
 
 fn write_documents(
@@ -271,29 +264,6 @@ fn write_documents(
         match json {
             Some(json) => drop(rows.insert(key.as_str(), json.as_slice())?),
             None => drop(rows.remove(key.as_str())?),
-        }
-    }
-    Ok(())
-}
-
-fn write_leases(transaction: &redb::WriteTransaction, ops: &[Op]) -> Result<(), redb::Error> {
-    let mut open = None;
-    for op in ops {
-        let (key, value) = match op {
-            Op::PutLease(lease) => (
-                LeaseRecord::key(&lease.network, lease.address),
-                Some(lease.to_bytes()),
-            ),
-            Op::DeleteLease { network, address } => (LeaseRecord::key(network, *address), None),
-            Op::PutDocument { .. } | Op::DeleteDocument { .. } => continue,
-        };
-        let rows = match &mut open {
-            Some(rows) => rows,
-            None => open.insert(transaction.open_table(LEASES)?),
-        };
-        match value {
-            Some(value) => drop(rows.insert(key.as_slice(), value.as_slice())?),
-            None => drop(rows.remove(key.as_slice())?),
         }
     }
     Ok(())

@@ -108,3 +108,37 @@ fn a_missing_directory_is_an_error_not_a_panic() {
     let error = Store::open(Path::new("/nonexistent/dir/state.redb")).unwrap_err();
     assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
 }
+
+#[test]
+fn a_log_of_renewals_does_not_grow_and_forgets_nothing() {
+    let scratch = Scratch::new("log");
+    let store = Store::open(&scratch.file()).unwrap();
+    // One that is never said again, one that is deleted, and two hundred that are renewed a hundred times.
+    store
+        .commit(&[Op::PutLease(lease(1)), Op::PutLease(lease(2))])
+        .unwrap();
+    let gone = Op::DeleteLease {
+        network: "default".parse().unwrap(),
+        address: lease(2).address,
+    };
+    store.commit(&[gone]).unwrap();
+    let mut expected = vec![lease(1)];
+    for round in 0..100 {
+        let renewed = (3..=203).map(|last| LeaseRecord {
+            expires: Time(round),
+            ..lease(last)
+        });
+        let renewed: Vec<_> = renewed.collect();
+        let ops: Vec<_> = renewed.iter().cloned().map(Op::PutLease).collect();
+        store.commit(&ops).unwrap();
+        expected.splice(1.., renewed);
+    }
+    assert_eq!(store.leases().unwrap(), expected);
+    let entries = store.0.open.lock().unwrap().as_ref().unwrap().log.entries();
+    assert!(entries < 5000, "{entries} entries for 202 addresses");
+    drop(store);
+    let store = Store::open(&scratch.file()).unwrap();
+    assert_eq!(store.leases().unwrap(), expected);
+    let again = store.0.open.lock().unwrap().as_ref().unwrap().log.entries();
+    assert_eq!(entries, again);
+}
