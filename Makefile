@@ -35,6 +35,7 @@ bench: build
 	@packaging/setup.sh @tests/apt-packages.txt @tests/apt-packages-bench.txt
 	cargo build --quiet --release -p tests --bins
 	@VNET_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench_spine
+	@VNET_BIN_DIR=$(TARGET)/release $(TARGET)/release/dhcp_bench
 	@$(TARGET)/release/bench_kvm
 
 fmt:

@@ -1,0 +1,112 @@
+//! One run of perfdhcp, and what it said.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use crate::peer::{Lab, SERVER};
+
+/// Seconds of load.
+const SECONDS: u32 = 5;
+
+/// What one run showed.
+#[derive(Debug)]
+pub(crate) struct Run {
+    sent: f64,
+    /// Whole exchanges a second.
+    pub(crate) answered: f64,
+    drops: f64,
+    /// What perfdhcp's own receive buffer lost.
+    own: u64,
+    /// Only if asked for.
+    pub(crate) times: Option<Times>,
+}
+
+/// Milliseconds from the DISCOVER to the OFFER and from the REQUEST to the ACK, added.
+#[derive(Debug)]
+pub(crate) struct Times {
+    pub(crate) average: f64,
+    pub(crate) p99: f64,
+}
+
+impl Run {
+    /// The share that stayed unanswered.
+    pub(crate) fn lost(&self) -> f64 {
+        self.drops / self.sent.max(1.0)
+    }
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lost = 100.0 * self.lost();
+        write!(f, "{:.0}/s, {lost:.2} % ({})", self.answered, self.own)
+    }
+}
+
+/// Offers a rate for five seconds, then waits half a second for what is on its way.
+pub(crate) fn measure(lab: &Lab, rate: u32, timed: bool) -> anyhow::Result<Run> {
+    let before = own_drops(lab)?;
+    let times = if timed { "-x t" } else { "" };
+    let line = format!(
+        "perfdhcp -4 -g single -r {rate} -R 60000 -p {SECONDS} -W 500000 {times} {SERVER} 2>&1 || true"
+    );
+    let ran = lab
+        .clients
+        .run_within(Duration::from_secs(60), &["sh", "-c", &line])?;
+    let said = ran.ok()?;
+    let numbers = |key: &str| -> Vec<f64> {
+        let lines = said.lines().filter_map(|l| l.strip_prefix(key));
+        lines
+            .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
+            .collect()
+    };
+    let (sent, received, drops) = (
+        numbers("sent packets:"),
+        numbers("received packets:"),
+        numbers("drops:"),
+    );
+    ensure!(
+        sent.len() == 2 && received.len() == 2 && drops.len() == 2,
+        "{said}"
+    );
+    Ok(Run {
+        sent: sent[0],
+        answered: received[1] / f64::from(SECONDS),
+        drops: drops[0] + drops[1],
+        own: own_drops(lab)? - before,
+        times: timed.then(|| times_of(&said)).transpose()?,
+    })
+}
+
+/// UDP datagrams that the clients' namespace dropped because a socket's buffer was full.
+fn own_drops(lab: &Lab) -> anyhow::Result<u64> {
+    let said = lab.clients.sh("cat /proc/net/snmp")?;
+    let mut udp = said.lines().filter_map(|l| l.strip_prefix("Udp: "));
+    let (names, values) = (
+        udp.next().context("no counters")?,
+        udp.next().context("none")?,
+    );
+    let at = names.split(' ').position(|n| n == "RcvbufErrors");
+    let value = values.split(' ').nth(at.context("no RcvbufErrors")?);
+    Ok(value.context("no value")?.parse()?)
+}
+
+/// From the lines `sent / received: 000000.000086 / 000000.000284`, first of all OFFERs, then of all ACKs.
+fn times_of(said: &str) -> anyhow::Result<Times> {
+    let mut p99 = 0.0;
+    let mut average = 0.0;
+    for part in said.split("***Timestamps for packets:").skip(1) {
+        let times = part.lines().filter_map(|line| {
+            let (sent, received) = line.strip_prefix("sent / received: ")?.split_once(" / ")?;
+            Some((received.parse::<f64>().ok()? - sent.parse::<f64>().ok()?) * 1e3)
+        });
+        let mut times: Vec<f64> = times.collect();
+        ensure!(!times.is_empty(), "no times");
+        times.sort_by(f64::total_cmp);
+        p99 += times[times.len() * 99 / 100];
+        average += times.iter().sum::<f64>() / f64::from(u32::try_from(times.len())?);
+    }
+    ensure!(average > 0.0, "no times");
+    Ok(Times { average, p99 })
+}
