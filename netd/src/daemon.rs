@@ -11,6 +11,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use vnet_core::host::Kernel;
 use vnet_core::serve::dns::Dns;
+use vnet_core::serve::files::LeaseFiles;
 use vnet_core::serve::leases::Leases;
 use vnet_core::store::Store;
 
@@ -43,6 +44,10 @@ pub struct Args {
     /// Where the host's resolvers are read from.
     #[arg(long, default_value = "/etc/resolv.conf")]
     resolv_conf: PathBuf,
+    /// Where `<bridge>.status` and `<bridge>.macs` are written, by which others find guests; `leases` in the run
+    /// directory when left out. libvirt's NSS modules look in /var/lib/libvirt/dnsmasq.
+    #[arg(long)]
+    lease_files: Option<PathBuf>,
     /// The program that serves vhost-user ports; beside netd when left out.
     #[arg(long)]
     backend: Option<PathBuf>,
@@ -161,11 +166,15 @@ async fn tools(args: &Args) -> Result<Tools> {
     let store = Store::open(&args.state_dir.join("netd.redb"))?;
     let leases = Leases::start(store.clone()).context("the DHCP service")?;
     let dns = Dns::start(args.resolv_conf.clone()).context("the DNS service")?;
+    let shown = args.lease_files.clone();
+    let shown = shown.unwrap_or_else(|| args.run_dir.join("leases"));
+    let files = LeaseFiles::start(leases.clone(), shown).context("the lease files")?;
     Ok(Tools {
         kernel,
         store,
         leases,
         dns,
+        files,
         run_dir: args.run_dir.clone(),
         backend: args.backend.clone().unwrap_or_else(beside_us),
     })

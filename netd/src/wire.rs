@@ -218,9 +218,13 @@ pub struct LeaseView {
     /// The client identifier, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
+    /// When it began, in seconds since 1970.
+    pub granted: u64,
     /// When it ends, in seconds since 1970; absent for one that never does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+    /// Whether the address is kept for the guest: a reservation, or its port's.
+    pub reserved: bool,
 }
 
 /// A port of the host that leads to a guest.

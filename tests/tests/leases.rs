@@ -189,3 +189,114 @@ fn a_pool_ends_and_a_released_address_comes_back() -> anyhow::Result<()> {
     netd.vnet(&["port", "attach", "lab", "d"])?;
     Ok(())
 }
+
+#[test]
+fn a_lease_becomes_a_reservation() -> anyhow::Result<()> {
+    if !tool::ready("leases::a_lease_becomes_a_reservation", &TOOLS) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = lab(&world)?;
+    let stranger = tests::Ns::new("stranger")?;
+    world.host.link("stray", &stranger, "eth0")?;
+    world
+        .host
+        .ip(&format!("link set stray master {}", bridge(&netd)?))?;
+    // A client that is known by an identifier, not by its MAC: the reservation is for it all the same.
+    let config = "send host-name \"stranger\";\nsend dhcp-client-identifier 00:11:22:33:44;\n";
+    let dhclient = Dhclient::on(&stranger, "eth0", config)?;
+    let running = dhclient.start()?;
+    let first = dhclient.bound()?.ip.to_string();
+    let shown = netd.json(&["lease", "show", "lab", "stranger"])?;
+    assert_eq!(
+        (&shown["address"], &shown["reserved"]),
+        (&first.as_str().into(), &false.into()),
+        "{shown}"
+    );
+    let said = netd.vnet(&["lease", "reserve", "lab", "stranger"])?;
+    assert!(said.contains("is kept"), "{said}");
+    let said = netd.vnet(&["lease", "reserve", "lab", &first])?;
+    assert!(said.contains("already"), "{said}");
+    assert_eq!(
+        netd.json(&["lease", "show", "lab", &first])?["reserved"],
+        true
+    );
+    let document = netd.vnet(&["network", "show", "lab", "-o", "toml"])?;
+    assert!(
+        document.contains(&format!("ip = \"{first}\"")),
+        "{document}"
+    );
+
+    drop(running);
+    dhclient.release()?;
+    let _running = dhclient.start()?;
+    assert_eq!(dhclient.bound()?.ip.to_string(), first);
+    let nobody = netd
+        .try_vnet(&["lease", "show", "lab", "10.50.0.77"])?
+        .refused()?;
+    assert!(nobody.contains("nobody has a lease"), "{nobody}");
+    Ok(())
+}
+
+#[test]
+fn libvirts_name_modules_find_the_guests() -> anyhow::Result<()> {
+    if !tool::ready("leases::libvirts_name_modules_find_the_guests", &TOOLS) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = lab(&world)?;
+    let alice = Machine::plug(&netd, "lab", "alice", &[])?;
+    let ip = alice.lease()?.ip.to_string();
+    let folder = netd.run_dir().join("leases");
+    let bridge = bridge(&netd)?;
+    let read = |kind: &str| -> anyhow::Result<Value> {
+        let text = std::fs::read_to_string(folder.join(format!("{bridge}.{kind}")))?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    wait_for("the lease's file", Duration::from_secs(5), || {
+        let status = read("status")?;
+        anyhow::ensure!(status[0]["ip-address"] == ip.as_str(), "{status}");
+        Ok(())
+    })?;
+    assert_eq!(read("status")?[0]["mac-address"], alice.mac);
+    assert_eq!(read("macs")?[0]["domain"], "alice");
+    assert_eq!(read("macs")?[0]["macs"][0], alice.mac);
+
+    // The modules themselves, where they are installed, with these files where they look.
+    if std::path::Path::new("/usr/lib/x86_64-linux-gnu/libnss_libvirt.so.2").exists() {
+        let looker = tests::Ns::new("looker")?;
+        let home = looker.scratch().join("lib");
+        std::fs::create_dir_all(home.join("libvirt/dnsmasq"))?;
+        for kind in ["status", "macs"] {
+            let name = format!("{bridge}.{kind}");
+            std::fs::copy(folder.join(&name), home.join("libvirt/dnsmasq").join(&name))?;
+        }
+        let switch = looker
+            .scratch()
+            .write("nsswitch", "hosts: libvirt libvirt_guest\n")?;
+        looker.bind(home, "/var/lib");
+        looker.bind(switch, "/etc/nsswitch.conf");
+        let found = looker.sh("getent hosts alice")?;
+        assert!(found.starts_with(&ip), "{found}");
+    }
+
+    alice.ns.ip("link set eth0 down")?;
+    netd.vnet(&["port", "detach", "lab", "alice"])?;
+    wait_for("the lease to vanish", Duration::from_secs(5), || {
+        let (status, macs) = (read("status")?, read("macs")?);
+        anyhow::ensure!(
+            status.to_string() == "[]" && macs.to_string() == "[]",
+            "{status} {macs}"
+        );
+        Ok(())
+    })?;
+    netd.vnet(&["network", "delete", "lab"])?;
+    wait_for("the files to vanish", Duration::from_secs(5), || {
+        let left = std::fs::read_dir(&folder)?.flatten().map(|e| e.file_name());
+        let left: Vec<_> = left
+            .filter(|n| n.to_string_lossy().starts_with(&bridge))
+            .collect();
+        anyhow::ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+}

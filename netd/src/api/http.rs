@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
@@ -114,7 +115,9 @@ pub fn openapi() -> serde_json::Result<String> {
         attach,
         detach,
         leases,
+        lease,
         release,
+        reserve,
         publications,
         publish,
         unpublish,
@@ -143,7 +146,8 @@ fn router(driver: Handle) -> Router {
         .route("/v1/ports", get(ports).post(attach))
         .route("/v1/ports/{network}/{name}", get(port).delete(detach))
         .route("/v1/leases", get(leases))
-        .route("/v1/leases/{network}/{address}", delete(release))
+        .route("/v1/leases/{network}/{address}", get(lease).delete(release))
+        .route("/v1/leases/{network}/{address}/reserve", post(reserve))
         .route("/v1/publications", get(publications))
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(document))
@@ -342,14 +346,35 @@ async fn leases(State(driver): State<Handle>, Query(of): Query<Of>) -> Answer<Ve
     ask(&driver, |r| Command::Leases(of.network, r)).await
 }
 
+fn leased(network: &str, address: &str) -> Result<(NetworkName, IpAddr), Refusal> {
+    let invalid = || Refusal::Invalid(format!("`{}` is not an address", address.escape_debug()));
+    Ok((network.parse()?, address.parse().map_err(|_| invalid())?))
+}
+
+#[utoipa::path(get, path = "/v1/leases/{network}/{address}", params(("network" = String, Path), ("address" = String, Path)), responses((status = 200, body = LeaseView), (status = 404, body = ErrorBody)))]
+async fn lease(
+    State(driver): State<Handle>,
+    Path((network, address)): Path<(String, String)>,
+) -> Answer<LeaseView> {
+    let (network, address) = leased(&network, &address)?;
+    ask(&driver, |r| Command::Lease(network, address, r)).await
+}
+
+#[utoipa::path(post, path = "/v1/leases/{network}/{address}/reserve", params(("network" = String, Path), ("address" = String, Path)), responses((status = 200, description = "The network's document has a reservation of it now", body = Outcome), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn reserve(
+    State(driver): State<Handle>,
+    Path((network, address)): Path<(String, String)>,
+) -> Answer<Outcome> {
+    let (network, address) = leased(&network, &address)?;
+    ask(&driver, |r| Command::Reserve(network, address, r)).await
+}
+
 #[utoipa::path(delete, path = "/v1/leases/{network}/{address}", params(("network" = String, Path), ("address" = String, Path)), responses((status = 200, body = Outcome), (status = 404, body = ErrorBody)))]
 async fn release(
     State(driver): State<Handle>,
     Path((network, address)): Path<(String, String)>,
 ) -> Answer<Outcome> {
-    let network: NetworkName = network.parse()?;
-    let invalid = || Refusal::Invalid(format!("`{}` is not an address", address.escape_debug()));
-    let address = address.parse().map_err(|_| invalid())?;
+    let (network, address) = leased(&network, &address)?;
     ask(&driver, |r| Command::Release(network, address, r)).await
 }
 

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
@@ -15,12 +16,26 @@ pub(super) enum Verb {
         /// Only of this network.
         network: Option<String>,
     },
+    /// Everything about one lease
+    Show {
+        /// The network.
+        network: String,
+        /// The address, or the guest's name or MAC.
+        guest: String,
+    },
+    /// Keep the address for its guest from now on: the lease becomes a reservation in the network's document
+    Reserve {
+        /// The network.
+        network: String,
+        /// The address, or the guest's name or MAC.
+        guest: String,
+    },
     /// End a lease, so that its address is free at once
     Release {
         /// The network.
         network: String,
-        /// The address.
-        address: String,
+        /// The address, or the guest's name or MAC.
+        guest: String,
     },
 }
 
@@ -31,21 +46,83 @@ pub(super) fn run(verb: Verb, client: &Client, out: &Out) -> Result<(), Failure>
             let leases: Vec<LeaseView> = client.get(&format!("/v1/leases{query}"))?;
             out.show(&leases, || rows(&leases))
         }
-        Verb::Release { network, address } => {
-            let path = format!("/v1/leases/{}/{}", segment(&network), segment(&address));
+        Verb::Show { network, guest } => {
+            let path = path(client, &network, &guest)?.1;
+            let lease: LeaseView = client.get(&path)?;
+            out.show(&lease, || card(&lease))
+        }
+        Verb::Reserve { network, guest } => {
+            let (address, path) = path(client, &network, &guest)?;
+            let done: Outcome = client.post(&format!("{path}/reserve"), &())?;
+            out.show(&done, || match done.changed.is_empty() {
+                true => format!("{address} of {network} was reserved already"),
+                false => format!("{address} of {network} is kept for this guest from now on"),
+            })
+        }
+        Verb::Release { network, guest } => {
+            let (address, path) = path(client, &network, &guest)?;
             let done: Outcome = client.delete(&path)?;
             out.show(&done, || format!("{address} of {network} is free"))
         }
     }
 }
 
+/// The address of a guest, and where its lease is in the API. A name or MAC that nobody has goes to the daemon as it
+/// is, which says so.
+fn path(client: &Client, network: &str, guest: &str) -> Result<(String, String), Failure> {
+    let mut address = guest.to_owned();
+    if guest.parse::<IpAddr>().is_err() {
+        let query = format!("/v1/leases?network={}", segment(network));
+        let leases: Vec<LeaseView> = client.get(&query)?;
+        let is = |l: &&LeaseView| {
+            l.hostname.as_deref() == Some(guest)
+                || l.mac
+                    .as_deref()
+                    .is_some_and(|m| m.eq_ignore_ascii_case(guest))
+        };
+        if let Some(lease) = leases.iter().find(is) {
+            address = lease.address.to_string();
+        }
+    }
+    let path = format!("/v1/leases/{}/{}", segment(network), segment(&address));
+    Ok((address, path))
+}
+
+fn card(lease: &LeaseView) -> String {
+    let now = now();
+    let or_none = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+    let ends = lease.expires.map_or_else(
+        || "never".to_owned(),
+        |at| format!("in {}", span(at.saturating_sub(now))),
+    );
+    let kept = if lease.reserved { "yes" } else { "no" };
+    [
+        ("Network", lease.network.clone()),
+        ("Address", lease.address.to_string()),
+        ("Name", or_none(&lease.hostname)),
+        ("MAC", or_none(&lease.mac)),
+        ("Client id", or_none(&lease.client_id)),
+        (
+            "Began",
+            format!("{} ago", span(now.saturating_sub(lease.granted))),
+        ),
+        ("Ends", ends),
+        ("Reserved", kept.to_owned()),
+    ]
+    .map(|(key, value)| format!("{:<11}{value}", format!("{key}:")))
+    .join("\n")
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
+}
+
 fn rows(leases: &[LeaseView]) -> String {
     if leases.is_empty() {
         return "No leases yet: a guest gets one when it asks by DHCP.".to_owned();
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
+    let now = now();
     let ends = |expires: Option<u64>| {
         expires.map_or_else(
             || "never".to_owned(),

@@ -52,6 +52,10 @@ pub enum Command {
     OpenTap(PortKey, u16, Option<u32>, Reply<Vec<OwnedFd>>),
     /// Every lease (of one network).
     Leases(Option<String>, Reply<Vec<LeaseView>>),
+    /// One lease.
+    Lease(NetworkName, IpAddr, Reply<LeaseView>),
+    /// Make a lease a reservation.
+    Reserve(NetworkName, IpAddr, Reply<Outcome>),
     /// End a lease.
     Release(NetworkName, IpAddr, Reply<Outcome>),
     /// Every publication (of one network).

@@ -43,6 +43,12 @@ impl Events {
         let _ = self.sender.send(event);
     }
 
+    /// Whether anybody listens, or it is logged.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.sender.receiver_count() > 0 || tracing::enabled!(tracing::Level::INFO)
+    }
+
     /// Everything that happens from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {

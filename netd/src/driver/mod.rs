@@ -14,7 +14,7 @@
 //! | `command` | what can be asked, and refusals |
 //! | `admit` | what is free: bridges, subnets, MACs, interface names |
 //! | `change` | plan, execute, verify, persist |
-//! | `networks`, `ports`, `publications` | the verbs |
+//! | `networks`, `ports`, `leases`, `publications` | the verbs |
 //! | `backends` | the processes that serve vhost-user ports |
 //! | `services` | what DHCP and DNS are told, and what they tell |
 //! | `restore` | from the store at start; adopting what the kernel has |
@@ -26,6 +26,7 @@ mod backends;
 mod change;
 mod command;
 mod events;
+mod leases;
 mod networks;
 mod ports;
 mod publications;
@@ -43,6 +44,7 @@ use vnet_core::host::Kernel;
 use vnet_core::model::World;
 use vnet_core::plan::{HostState, Remembered};
 use vnet_core::serve::dns::Dns;
+use vnet_core::serve::files::LeaseFiles;
 use vnet_core::serve::leases::Leases;
 use vnet_core::store::Store;
 use vnet_core::types::NetworkName;
@@ -63,6 +65,8 @@ pub struct Tools {
     pub leases: Leases,
     /// DNS.
     pub dns: Dns,
+    /// The files by which others find guests.
+    pub files: LeaseFiles,
     /// Where sockets and files for others go.
     pub run_dir: PathBuf,
     /// The program that serves vhost-user ports.
@@ -163,6 +167,12 @@ impl Driver {
             }
             Command::Leases(of, reply) => {
                 drop(reply.send(Ok(self.show_leases(of.as_deref()).await)))
+            }
+            Command::Lease(network, address, reply) => {
+                drop(reply.send(self.show_lease(&network, address).await))
+            }
+            Command::Reserve(network, address, reply) => {
+                drop(reply.send(self.reserve(&network, address).await))
             }
             Command::Release(network, address, reply) => {
                 drop(reply.send(self.release(&network, address).await))

@@ -3,12 +3,10 @@
 //! They are told only what changed: each network's scope and zone are functions of the world, and the last ones told
 //! are kept. A service that cannot serve a network does not stop it: that becomes a warning, with what to do.
 
-use std::net::IpAddr;
-
 use tokio::sync::broadcast::error::RecvError;
 use vnet_core::dhcp::{ra, v4};
 use vnet_core::dns::{Change, NameChange, Zone};
-use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, Wanted};
+use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, News, Wanted};
 use vnet_core::types::{IfName, NetworkName};
 
 use super::Driver;
@@ -36,6 +34,7 @@ impl Told {
 impl Driver {
     /// Tells the services of these networks what the world says now.
     pub(super) async fn tell_services(&mut self, networks: &[NetworkName]) {
+        self.tell_files(networks);
         let (mut wanted, mut zones) = (Vec::new(), Vec::new());
         for name in networks {
             let now = self.should_tell(name);
@@ -162,9 +161,9 @@ impl Driver {
     }
 
     /// What the DHCP service tells.
-    pub(super) async fn lease_event(&mut self, event: Result<LeaseEvent, RecvError>) {
-        match event {
-            Ok(event) => self.one_lease_event(&event),
+    pub(super) async fn lease_event(&mut self, news: Result<News, RecvError>) {
+        match news {
+            Ok(news) => news.iter().for_each(|event| self.one_lease_event(event)),
             // Names may have been missed: teach all of them again.
             Err(RecvError::Lagged(_)) => {
                 let all: Vec<NetworkName> = self.world.active.iter().cloned().collect();
@@ -176,41 +175,36 @@ impl Driver {
 
     fn one_lease_event(&self, event: &LeaseEvent) {
         let lease = &event.lease;
-        let who = lease.hostname.as_ref().map_or_else(
-            || {
-                lease
-                    .mac
-                    .map_or_else(|| "a guest".to_owned(), |m| m.to_string())
-            },
-            ToString::to_string,
-        );
-        let address: IpAddr = lease.address;
-        let (kind, text, named) = match event.kind {
-            LeaseKind::Granted => (
-                "lease.granted",
-                format!("{who} has {address}"),
-                Some(Change::Added),
-            ),
-            LeaseKind::Renewed => ("lease.renewed", format!("{who} keeps {address}"), None),
-            LeaseKind::Released => (
-                "lease.released",
-                format!("{who} gave {address} back"),
-                Some(Change::Removed),
-            ),
-            LeaseKind::Expired => (
-                "lease.expired",
-                format!("the lease of {who} for {address} ended"),
-                Some(Change::Removed),
-            ),
-            LeaseKind::Declined => (
-                "lease.declined",
-                format!("{who} found {address} in use by somebody else"),
-                Some(Change::Removed),
-            ),
+        let (kind, named) = match event.kind {
+            LeaseKind::Granted => ("lease.granted", Some(Change::Added)),
+            LeaseKind::Renewed => ("lease.renewed", None),
+            LeaseKind::Released => ("lease.released", Some(Change::Removed)),
+            LeaseKind::Expired => ("lease.expired", Some(Change::Removed)),
+            LeaseKind::Declined => ("lease.declined", Some(Change::Removed)),
         };
         if let Some(change) = named {
             self.name(lease, change);
         }
-        self.events.emit(kind, Some(lease.network.as_str()), text);
+        // Thousands a second may come: a sentence that nobody hears is not written.
+        if self.events.is_heard() {
+            let text = sentence(event.kind, lease);
+            self.events.emit(kind, Some(lease.network.as_str()), text);
+        }
+    }
+}
+
+fn sentence(kind: LeaseKind, lease: &Lease) -> String {
+    let who = match (&lease.hostname, lease.mac) {
+        (Some(name), _) => name.to_string(),
+        (None, Some(mac)) => mac.to_string(),
+        (None, None) => "a guest".to_owned(),
+    };
+    let address = lease.address;
+    match kind {
+        LeaseKind::Granted => format!("{who} has {address}"),
+        LeaseKind::Renewed => format!("{who} keeps {address}"),
+        LeaseKind::Released => format!("{who} gave {address} back"),
+        LeaseKind::Expired => format!("the lease of {who} for {address} ended"),
+        LeaseKind::Declined => format!("{who} found {address} in use by somebody else"),
     }
 }

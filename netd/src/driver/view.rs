@@ -3,13 +3,12 @@
 use std::net::IpAddr;
 
 use vnet_core::config::native::NetworkDoc;
-use vnet_core::lease::Time;
 use vnet_core::model::{Network, Port, PortKind};
 use vnet_core::serve::leases::Lease;
 use vnet_core::types::NetworkName;
 
 use super::{Driver, Refusal};
-use crate::wire::{LeaseView, NetworkView, Outcome, PortView, Status};
+use crate::wire::{NetworkView, PortView, Status};
 
 impl Driver {
     pub(super) async fn status(&self) -> Status {
@@ -72,38 +71,6 @@ impl Driver {
         }
     }
 
-    pub(super) async fn show_leases(&self, of: Option<&str>) -> Vec<LeaseView> {
-        let all = self.tools.leases.list().await;
-        let mut mine: Vec<LeaseView> = all
-            .iter()
-            .filter(|l| of.is_none_or(|of| l.network.as_str() == of))
-            .map(lease_view)
-            .collect();
-        mine.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
-        mine
-    }
-
-    pub(super) async fn release(
-        &mut self,
-        network: &NetworkName,
-        address: IpAddr,
-    ) -> Result<Outcome, Refusal> {
-        let held = self.tools.leases.list().await;
-        if !held
-            .iter()
-            .any(|l| l.network == *network && l.address == address)
-        {
-            return Err(Refusal::NotFound(format!(
-                "nobody has a lease for {address} on `{network}`: `vnet lease list` shows who has"
-            )));
-        }
-        self.tools.leases.release(network.clone(), address).await;
-        Ok(Outcome {
-            changed: vec![address.to_string()],
-            notes: Vec::new(),
-        })
-    }
-
     pub(super) fn port_view(&self, port: &Port) -> PortView {
         let network = port
             .key
@@ -139,23 +106,6 @@ impl Driver {
             crosvm: crosvm(port, socket.as_deref()),
             socket,
         }
-    }
-}
-
-fn lease_view(lease: &Lease) -> LeaseView {
-    let hex = |id: &Vec<u8>| {
-        id.iter()
-            .map(|b| format!("{b:02x}"))
-            .collect::<Vec<_>>()
-            .join(":")
-    };
-    LeaseView {
-        network: lease.network.to_string(),
-        address: lease.address,
-        mac: lease.mac.map(|m| m.to_string()),
-        hostname: lease.hostname.as_ref().map(ToString::to_string),
-        client_id: lease.client_id.as_ref().map(hex),
-        expires: (lease.expires != Time::NEVER).then(|| lease.expires.secs()),
     }
 }
 

@@ -216,6 +216,25 @@ impl Book {
         self.set(record.address, Some(Slot::Quarantined(record)));
     }
 
+    /// Who has a hardware address of its own by right is known by it from now on, also for what it held before.
+    pub fn know_by_mac(&mut self, is_known: impl Fn(Mac) -> bool) {
+        let other = |slot: &Slot| {
+            let record = slot.record()?;
+            let mac = record.mac.filter(|mac| is_known(*mac))?;
+            (record.client != Client::Mac(mac) && matches!(slot, Slot::Held(_) | Slot::Lapsed(_)))
+                .then_some(mac)
+        };
+        let found = self.slots.iter();
+        let found: Vec<_> = found.filter_map(|(a, s)| Some((*a, other(s)?))).collect();
+        for (address, mac) in found {
+            let mut slot = self.slots.get(&address).cloned();
+            if let Some(Slot::Held(record) | Slot::Lapsed(record)) = &mut slot {
+                record.client = Client::Mac(mac);
+            }
+            self.set(address, slot);
+        }
+    }
+
     /// Makes an address blank. The record that was there.
     pub fn forget(&mut self, address: IpAddr) -> Option<LeaseRecord> {
         let record = self.slots.get(&address)?.record().cloned();

@@ -1,41 +1,186 @@
 //! The files that others read (`lease::interop`), replaced whole: a reader sees the old one or the new one.
+//!
+//! [`LeaseFiles`] keeps them fresh. It hears of leases as everybody does, after they are on disk and the guest was
+//! told, and writes at most ten times a second: no ACK waits for a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until};
+
+use super::leases::{LeaseEvent, LeaseKind, Leases};
 use crate::lease::{LeaseRecord, Time, interop};
-use crate::types::{IfName, Mac, PortName};
+use crate::types::{IfName, Mac, NetworkName, PortName};
 
-/// Writes `<bridge>.status` into a directory that exists.
-///
-/// # Errors
-/// What the system says; then the old file is still there.
-pub fn write_status<'a>(
-    directory: &Path,
-    bridge: &IfName,
-    leases: impl IntoIterator<Item = &'a LeaseRecord>,
-    now: Time,
-) -> io::Result<()> {
-    replace(
-        directory,
-        &format!("{bridge}.status"),
-        &interop::status(leases, now),
-    )
+/// How long changes are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(100);
+/// How much longer than a write the next one waits: a file of sixty thousand leases is no reason to write all day.
+const REST: u32 = 50;
+
+/// What the files of one network follow from, leases apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The bridge that the files are named by.
+    pub bridge: IfName,
+    /// The guests, with their MACs.
+    pub guests: BTreeMap<PortName, Vec<Mac>>,
 }
 
-/// Writes `<bridge>.macs` into a directory that exists.
-///
-/// # Errors
-/// What the system says; then the old file is still there.
-pub fn write_macs(
-    directory: &Path,
-    bridge: &IfName,
-    guests: &BTreeMap<PortName, Vec<Mac>>,
-) -> io::Result<()> {
-    replace(directory, &format!("{bridge}.macs"), &interop::macs(guests))
+/// The handle of the task that keeps the files fresh; it ends with the handle.
+#[derive(Debug, Clone)]
+pub struct LeaseFiles(UnboundedSender<(NetworkName, Option<Shown>)>);
+
+impl LeaseFiles {
+    /// Starts the task. The directory is made if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn start(leases: Leases, directory: PathBuf) -> io::Result<Self> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o755).create(&directory)?;
+        let (sender, receiver) = unbounded_channel();
+        tokio::spawn(keep_fresh(leases, directory, receiver));
+        Ok(Self(sender))
+    }
+
+    /// What a network shows from now on; `None`: it is gone, and so are its files.
+    pub fn tell(&self, network: NetworkName, shown: Option<Shown>) {
+        // Without the task there are no files to keep.
+        let _ = self.0.send((network, shown));
+    }
+}
+
+#[derive(Debug, Default)]
+struct Page {
+    shown: Option<Shown>,
+    leases: BTreeMap<IpAddr, LeaseRecord>,
+}
+
+type Pages = BTreeMap<NetworkName, Page>;
+
+async fn keep_fresh(
+    leases: Leases,
+    directory: PathBuf,
+    mut told: UnboundedReceiver<(NetworkName, Option<Shown>)>,
+) {
+    let mut events = leases.subscribe();
+    let (mut pages, mut stale) = (Pages::new(), BTreeSet::new());
+    let mut next = Instant::now();
+    relearn(&leases, &mut pages).await;
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Ok(news) => {
+                    if stale.is_empty() {
+                        next = next.max(Instant::now() + GATHER);
+                    }
+                    for event in news.iter() {
+                        learn(event, &mut pages, &mut stale);
+                    }
+                }
+                Err(RecvError::Lagged(_)) => {
+                    relearn(&leases, &mut pages).await;
+                    stale.extend(pages.keys().cloned());
+                }
+                Err(RecvError::Closed) => return,
+            },
+            news = told.recv() => match news {
+                Some((network, shown)) => {
+                    forget_other(&directory, &network, shown.as_ref(), &mut pages);
+                    if let Some(shown) = shown {
+                        pages.entry(network.clone()).or_default().shown = Some(shown);
+                        stale.insert(network);
+                    }
+                }
+                None => return,
+            },
+            () = sleep_until(next), if !stale.is_empty() => {
+                let begun = Instant::now();
+                let texts = texts(&pages, &std::mem::take(&mut stale));
+                let at = directory.clone();
+                // Not on this thread: the driver lives here too.
+                let written = tokio::task::spawn_blocking(move || write_all(&at, &texts)).await;
+                if let Ok(Err(error)) = written {
+                    tracing::warn!(%error, directory = %directory.display(), "lease files");
+                }
+                next = Instant::now() + GATHER.max(begun.elapsed() * REST);
+            }
+        }
+    }
+}
+
+/// Everything that is held now: at the start, and when more happened than we could hear.
+async fn relearn(leases: &Leases, pages: &mut Pages) {
+    for page in pages.values_mut() {
+        page.leases.clear();
+    }
+    for lease in leases.list().await {
+        let page = pages.entry(lease.network.clone()).or_default();
+        page.leases.insert(lease.address, lease);
+    }
+}
+
+fn learn(event: &LeaseEvent, pages: &mut Pages, stale: &mut BTreeSet<NetworkName>) {
+    let lease = &event.lease;
+    if !stale.contains(&lease.network) {
+        stale.insert(lease.network.clone());
+    }
+    let page = pages.entry(lease.network.clone()).or_default();
+    match event.kind {
+        LeaseKind::Granted | LeaseKind::Renewed => {
+            page.leases.insert(lease.address, lease.clone());
+        }
+        LeaseKind::Released | LeaseKind::Expired | LeaseKind::Declined => {
+            page.leases.remove(&lease.address);
+        }
+    }
+}
+
+/// A network that is gone, or is on another bridge now, leaves no files behind.
+fn forget_other(directory: &Path, network: &NetworkName, now: Option<&Shown>, pages: &mut Pages) {
+    let before = pages.get(network).and_then(|page| page.shown.as_ref());
+    if let Some(before) = before
+        && now.is_none_or(|now| now.bridge != before.bridge)
+    {
+        for kind in ["status", "macs"] {
+            // Not there is as good as removed.
+            let _ = fs::remove_file(directory.join(format!("{}.{kind}", before.bridge)));
+        }
+    }
+    if now.is_none() {
+        pages.remove(network);
+    }
+}
+
+/// The files of these networks: name and content.
+fn texts(pages: &Pages, of: &BTreeSet<NetworkName>) -> Vec<(String, String)> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = Time::from_secs(now.map_or(0, |since| since.as_secs()));
+    let pages = of.iter().filter_map(|name| pages.get(name));
+    pages
+        .filter_map(|page| Some((page.shown.as_ref()?, &page.leases)))
+        .flat_map(|(shown, leases)| {
+            let status = interop::status(leases.values(), now);
+            let macs = interop::macs(&shown.guests);
+            [
+                (format!("{}.status", shown.bridge), status),
+                (format!("{}.macs", shown.bridge), macs),
+            ]
+        })
+        .collect()
+}
+
+fn write_all(directory: &Path, texts: &[(String, String)]) -> io::Result<()> {
+    texts
+        .iter()
+        .try_for_each(|(name, text)| replace(directory, name, text))
 }
 
 fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
@@ -60,11 +205,9 @@ mod tests {
     fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
         let directory = std::env::temp_dir().join(format!("vnet-files-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let bridge: IfName = "virbr0".parse().unwrap();
-        let guests = [("g1".parse().unwrap(), vec![Mac([2; 6])])].into();
-        write_macs(&directory, &bridge, &guests).unwrap();
-        write_macs(&directory, &bridge, &BTreeMap::new()).unwrap();
-        write_status(&directory, &bridge, &[], Time(0)).unwrap();
+        replace(&directory, "virbr0.macs", "[{}]").unwrap();
+        replace(&directory, "virbr0.macs", "[]").unwrap();
+        replace(&directory, "virbr0.status", "[]").unwrap();
         let mut names: Vec<_> = fs::read_dir(&directory)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
@@ -76,6 +219,6 @@ mod tests {
             "[]"
         );
         fs::remove_dir_all(&directory).unwrap();
-        assert!(write_status(&directory, &bridge, &[], Time(0)).is_err());
+        assert!(replace(&directory, "virbr0.status", "[]").is_err());
     }
 }

@@ -89,7 +89,7 @@ impl Directory {
     }
 
     /// Whether the reservation is this guest's in any subnet: its MAC stands for it then.
-    fn knows_mac(&self, scope: &Scope, mac: Mac) -> bool {
+    pub(super) fn knows_mac(&self, scope: &Scope, mac: Mac) -> bool {
         scope.members.contains_key(&mac)
             || (0..scope.subnets.len()).any(|at| self.by_mac.contains_key(&(at, mac)))
     }

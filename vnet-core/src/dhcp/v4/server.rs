@@ -52,6 +52,9 @@ impl Server {
     pub fn configure(&mut self, scope: Scope) {
         self.scope = scope;
         self.directory = Directory::of(&self.scope);
+        // A reservation made of a lease is for the client that holds it, by whatever it was known until now.
+        let (directory, scope) = (&self.directory, &self.scope);
+        self.book.know_by_mac(|mac| directory.knows_mac(scope, mac));
         self.promised.clear();
         self.lay_out();
     }

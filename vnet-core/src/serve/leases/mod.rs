@@ -31,14 +31,17 @@ use crate::types::{IfName, Mac, NetworkName, PortName};
 pub use crate::lease::{LeaseEvent, LeaseKind, LeaseRecord as Lease};
 pub(super) use turn::Turn;
 
-/// Events that a slow listener may lag behind before it loses some (and is told so).
-const EVENTS: usize = 8192;
+/// Turns that a slow listener may lag behind before it loses some (and is told so).
+const EVENTS: usize = 1024;
+
+/// What one turn of the thread did to leases: a listener is woken once for all of them.
+pub type News = Arc<[LeaseEvent]>;
 
 /// The handle; clones share the thread.
 #[derive(Debug, Clone)]
 pub struct Leases {
     commands: Sender<Command>,
-    events: broadcast::Sender<LeaseEvent>,
+    events: broadcast::Sender<News>,
     /// After the sender, so that the last ring is heard when the sender is gone.
     bell: Bell,
 }
@@ -195,7 +198,7 @@ impl Leases {
 
     /// Everything that happens to leases from now on, in order, each after it is on disk.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<LeaseEvent> {
+    pub fn subscribe(&self) -> broadcast::Receiver<News> {
         self.events.subscribe()
     }
 

@@ -11,7 +11,7 @@ use rustix::fd::OwnedFd;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::broadcast;
 
-use super::{Command, Lease, LeaseEvent, Stats, Turn, Wanted};
+use super::{Command, Lease, LeaseEvent, News, Stats, Turn, Wanted};
 use crate::lease::{Change, LeaseRecord, Time};
 use crate::serve::dhcp4::Dhcp4;
 use crate::serve::packet::Inbox;
@@ -39,7 +39,7 @@ pub(super) struct Worker {
     store: Store,
     commands: Receiver<Command>,
     bell: Arc<OwnedFd>,
-    events: broadcast::Sender<LeaseEvent>,
+    events: broadcast::Sender<News>,
     epoll: OwnedFd,
     clock: Clock,
     networks: BTreeMap<NetworkName, Network>,
@@ -70,7 +70,7 @@ impl Worker {
         records: Vec<LeaseRecord>,
         commands: Receiver<Command>,
         bell: Arc<OwnedFd>,
-        events: broadcast::Sender<LeaseEvent>,
+        events: broadcast::Sender<News>,
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = epoll::EventData::new_u64(BELL);
@@ -175,9 +175,10 @@ impl Worker {
                         link.dhcp.send(&frames);
                     }
                 }
-                for event in self.owed.events.drain(..) {
+                let news = std::mem::take(&mut self.owed.events);
+                if !news.is_empty() {
                     // Nobody may be listening.
-                    let _ = self.events.send(event);
+                    let _ = self.events.send(news.into());
                 }
             }
             Err(error) => {
