@@ -4,7 +4,7 @@
 //! are kept. A service that cannot serve a network does not stop it: that becomes a warning, with what to do.
 
 use tokio::sync::broadcast::error::RecvError;
-use vnet_core::dhcp::{ra, v4};
+use vnet_core::dhcp::{ra, v4, v6};
 use vnet_core::dns::{Change, NameChange, Zone};
 use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, News, Wanted};
 use vnet_core::types::{IfName, NetworkName};
@@ -15,6 +15,7 @@ use super::Driver;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Told {
     dhcp4: Option<v4::Scope>,
+    dhcp6: Option<v6::Scope>,
     ra: Option<ra::Scope>,
     zone: Option<Zone>,
     running: bool,
@@ -26,6 +27,7 @@ impl Told {
             network: network.clone(),
             bridge: bridge.clone(),
             dhcp4: self.dhcp4.clone(),
+            dhcp6: self.dhcp6.clone(),
             ra: self.ra.clone(),
         }
     }
@@ -43,7 +45,8 @@ impl Driver {
                 continue;
             };
             let restarted = now.running != before.running;
-            if now.dhcp4 != before.dhcp4 || now.ra != before.ra || restarted {
+            let same = now.dhcp4 == before.dhcp4 && now.dhcp6 == before.dhcp6;
+            if !same || now.ra != before.ra || restarted {
                 wanted.push(now.wanted(name, &bridge));
             }
             if now.zone != before.zone || restarted {
@@ -60,6 +63,7 @@ impl Driver {
         }
         Told {
             dhcp4: v4::Scope::of(&self.world, name),
+            dhcp6: v6::Scope::of(&self.world, name),
             ra: ra::Scope::of(&self.world, name),
             zone: Zone::of(&self.world, name),
             running: true,

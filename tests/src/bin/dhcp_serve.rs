@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use uuid::Uuid;
 use vnet_core::config::{Fill, native};
-use vnet_core::dhcp::{ra, v4};
+use vnet_core::dhcp::{ra, v4, v6};
 use vnet_core::model::World;
 use vnet_core::serve::leases::{Leases, Wanted};
 use vnet_core::store::Store;
@@ -35,6 +35,7 @@ fn main() -> anyhow::Result<()> {
     let leases = Leases::start(store)?;
     let wanted = Wanted {
         dhcp4: v4::Scope::of(&world, &name),
+        dhcp6: v6::Scope::of(&world, &name),
         ra: ra::Scope::of(&world, &name),
         network: name,
         bridge,

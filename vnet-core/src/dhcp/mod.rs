@@ -3,6 +3,7 @@
 //! | where | what |
 //! |---|---|
 //! | [`v4`] | DHCPv4 |
+//! | [`v6`] | DHCPv6 |
 //! | [`ra`] | router advertisements: prefixes, resolvers and routes of IPv6 |
 //! | `limit` | how much one sender gets |
 //! | `ip6` | Ethernet and IPv6 around a datagram |
@@ -11,3 +12,4 @@ pub mod ip6;
 mod limit;
 pub mod ra;
 pub mod v4;
+pub mod v6;

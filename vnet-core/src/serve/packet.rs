@@ -63,6 +63,18 @@ const SOLICITATIONS: &[Instruction] = &[
     (0x06, 0, 0, 0),      // leave
 ];
 
+/// UDP over IPv6 to port 547, without extension headers.
+const DHCP6: &[Instruction] = &[
+    (0x28, 0, 0, 12),     // ldh ethertype
+    (0x15, 0, 5, 0x86dd), // IPv6?
+    (0x30, 0, 0, 20),     // ldb next header
+    (0x15, 0, 3, 17),     // UDP?
+    (0x28, 0, 0, 56),     // ldh destination port
+    (0x15, 0, 1, 547),    // ours?
+    (0x06, 0, 0, 0xffff), // take
+    (0x06, 0, 0, 0),      // leave
+];
+
 /// Nothing.
 const NOTHING: &[Instruction] = &[(0x06, 0, 0, 0)];
 
@@ -89,6 +101,14 @@ impl PacketSocket {
     /// What the system says: no such interface, no permission.
     pub(super) fn arp(interface: &IfName) -> io::Result<Self> {
         Self::open(interface, libc::ETH_P_ARP, ARP_ANSWERS)
+    }
+
+    /// DHCPv6 messages to a server.
+    ///
+    /// # Errors
+    /// What the system says: no such interface, no permission.
+    pub(super) fn dhcp6(interface: &IfName) -> io::Result<Self> {
+        Self::open(interface, libc::ETH_P_IPV6, DHCP6)
     }
 
     /// Router solicitations.

@@ -113,6 +113,11 @@ impl Ra {
         link.packets.send(&answers);
     }
 
+    /// How many advertisements went out.
+    pub(super) const fn sent(&self) -> u64 {
+        self.advertiser.sent()
+    }
+
     pub(super) fn next_due(&self) -> Option<Time> {
         self.link.as_ref().and(self.advertiser.next_due())
     }

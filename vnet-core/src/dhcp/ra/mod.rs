@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 pub use wire::Solicitation;
+pub(super) use wire::wire_name;
 
 use super::ip6::{Envelope, multicast_mac};
 use super::limit::Rates;

@@ -22,8 +22,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use tokio::sync::{broadcast, oneshot};
 
-use crate::dhcp::ra;
 use crate::dhcp::v4::{Counters, ReserveError, Scope};
+use crate::dhcp::{ra, v6};
 use crate::lease::Tally;
 use crate::store::{Store, StoreError};
 use crate::types::{IfName, Mac, NetworkName, PortName};
@@ -72,6 +72,8 @@ pub struct Wanted {
     pub bridge: IfName,
     /// DHCPv4.
     pub dhcp4: Option<Scope>,
+    /// DHCPv6.
+    pub dhcp6: Option<v6::Scope>,
     /// Router advertisements.
     pub ra: Option<ra::Scope>,
 }
@@ -106,6 +108,12 @@ pub struct Stats {
     pub pool_total: u64,
     /// Those that are somebody's, reserved or in quarantine.
     pub pool_busy: u64,
+    /// DHCPv6 messages.
+    pub counters6: v6::Counters,
+    /// IPv6 addresses by state.
+    pub tally6: Tally,
+    /// Router advertisements sent.
+    pub advertised: u64,
 }
 
 /// Why the leases cannot be served at all.

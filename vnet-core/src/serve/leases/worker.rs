@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use super::{Command, Lease, LeaseEvent, News, Stats, Turn, Wanted};
 use crate::lease::{Change, LeaseRecord, Time};
 use crate::serve::dhcp4::Dhcp4;
+use crate::serve::dhcp6::Dhcp6;
 use crate::serve::packet::Inbox;
 use crate::serve::ra::Ra;
 use crate::store::{Op, Store};
@@ -34,6 +35,7 @@ const SOCKETS: u64 = 4;
 const DHCP4: u64 = 0;
 const ARP: u64 = 1;
 const RA: u64 = 2;
+const DHCP6: u64 = 3;
 
 pub(super) struct Worker {
     store: Store,
@@ -53,9 +55,34 @@ pub(super) struct Worker {
 
 struct Network {
     dhcp4: Dhcp4,
+    dhcp6: Dhcp6,
     ra: Ra,
     /// Epoll's name for the first of its sockets.
     number: u64,
+}
+
+impl Network {
+    fn new(name: &NetworkName, records: Vec<LeaseRecord>, now: Time, number: u64) -> Self {
+        let (v4, v6) = records.into_iter().partition(|r| r.address.is_ipv4());
+        Self {
+            dhcp4: Dhcp4::new(name.clone(), v4, now),
+            dhcp6: Dhcp6::new(name.clone(), v6, now),
+            ra: Ra::default(),
+            number,
+        }
+    }
+
+    fn records(&self) -> impl Iterator<Item = &LeaseRecord> {
+        let v4 = self.dhcp4.server.book().records();
+        v4.chain(self.dhcp6.server.book().records())
+    }
+}
+
+/// What waits for the disk, by the sockets it leaves by.
+#[derive(Default)]
+struct Frames {
+    v4: Vec<(NetworkName, Vec<Vec<u8>>)>,
+    v6: Vec<(NetworkName, Vec<Vec<u8>>)>,
 }
 
 #[derive(Default)]
@@ -138,14 +165,23 @@ impl Worker {
                 network.dhcp4.read_arp(now, &mut self.inbox, &mut turn);
             }
         }
-        let mut frames = Vec::new();
+        let mut frames = Frames::default();
         for name in self.having(ready, DHCP4) {
             if let Some(network) = self.networks.get_mut(&name) {
                 network.dhcp4.read(now, &mut self.inbox, &mut turn);
                 if network.dhcp4.should_look_again() {
                     self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
                 }
-                frames.push((name, std::mem::take(&mut turn.frames)));
+                frames.v4.push((name, std::mem::take(&mut turn.frames)));
+            }
+        }
+        for name in self.having(ready, DHCP6) {
+            if let Some(network) = self.networks.get_mut(&name) {
+                network.dhcp6.read(now, &mut self.inbox, &mut turn);
+                if network.dhcp6.should_look_again() {
+                    self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
+                }
+                frames.v6.push((name, std::mem::take(&mut turn.frames)));
             }
         }
         for name in self.having(ready, RA) {
@@ -163,13 +199,19 @@ impl Worker {
     }
 
     /// Puts the turn on disk, and then, only then, lets the world know.
-    fn finish(&mut self, now: Time, turn: Turn, frames: Vec<(NetworkName, Vec<Vec<u8>>)>) {
+    fn finish(&mut self, now: Time, turn: Turn, frames: Frames) {
         self.owed.ops.extend(turn.ops);
         self.owed.events.extend(turn.events);
         match self.store.commit(&self.owed.ops) {
             Ok(()) => {
                 self.owed.ops.clear();
-                for (name, frames) in frames {
+                for (name, frames) in frames.v6 {
+                    let network = self.networks.get(&name);
+                    if let Some(socket) = network.and_then(|n| n.dhcp6.packets()) {
+                        socket.send(&frames);
+                    }
+                }
+                for (name, frames) in frames.v4 {
                     let network = self.networks.get(&name);
                     if let Some(link) = network.and_then(|n| n.dhcp4.link()) {
                         link.dhcp.send(&frames);
@@ -202,6 +244,14 @@ impl Worker {
             {
                 network.dhcp4.expire(now, turn);
             }
+            if network
+                .dhcp6
+                .server
+                .next_due()
+                .is_some_and(|due| due <= now)
+            {
+                network.dhcp6.expire(now, turn);
+            }
             network.ra.poll(now);
         }
         if self.look_again <= now {
@@ -220,7 +270,10 @@ impl Worker {
         let due = self
             .networks
             .values()
-            .flat_map(|n| [n.dhcp4.server.next_due(), n.ra.next_due()])
+            .flat_map(|n| {
+                let servers = [n.dhcp4.server.next_due(), n.dhcp6.server.next_due()];
+                servers.into_iter().chain([n.ra.next_due()])
+            })
             .flatten();
         let next = due.chain([self.look_again]).min()?;
         if next == Time::NEVER {
@@ -267,9 +320,11 @@ impl Worker {
                 turn.answer(answer, held);
             }
             Command::Release(network, address, answer) => {
-                let server = self.networks.get_mut(&network).map(|n| &mut n.dhcp4.server);
-                if let (Some(server), IpAddr::V4(address)) = (server, address) {
-                    let (records, events) = server.release(now, address);
+                if let Some(network) = self.networks.get_mut(&network) {
+                    let (records, events) = match address {
+                        IpAddr::V4(address) => network.dhcp4.server.release(now, address),
+                        IpAddr::V6(address) => network.dhcp6.server.release(now, address),
+                    };
                     turn.promise(records, events, None);
                 }
                 turn.answer(answer, ());
@@ -278,14 +333,15 @@ impl Worker {
                 if let Some(network) = self.networks.get_mut(&network) {
                     let (records, events) = network.dhcp4.server.forget(now, mac);
                     turn.promise(records, events, None);
+                    let (records, events) = network.dhcp6.server.forget(now, mac);
+                    turn.promise(records, events, None);
                 }
                 turn.answer(answer, ());
             }
             Command::DropNetwork(name, answer) => {
                 if let Some(network) = self.networks.remove(&name) {
                     self.by_number.remove(&network.number);
-                    let book = network.dhcp4.server.book();
-                    let gone = book
+                    let gone = network
                         .records()
                         .map(|r| Change::Delete(name.clone(), r.address));
                     turn.promise(gone.collect(), Vec::new(), None);
@@ -309,15 +365,17 @@ impl Worker {
             network: name,
             bridge,
             dhcp4,
+            dhcp6,
             ra,
         } in wanted
         {
-            let silent = dhcp4.is_none() && ra.is_none();
+            let silent = dhcp4.is_none() && dhcp6.is_none() && ra.is_none();
             if silent && !self.networks.contains_key(&name) {
                 continue;
             }
             let network = self.network(name.clone());
             network.ra.configure(now, ra, bridge.clone());
+            network.dhcp6.configure(dhcp6, bridge.clone());
             match dhcp4 {
                 Some(scope) => network.dhcp4.configure(scope, bridge),
                 None => network.dhcp4.silence(),
@@ -348,10 +406,19 @@ impl Worker {
         if let (Ok(true), Some(socket)) = (&advertising, network.ra.packets()) {
             watch(socket.as_fd(), RA)?;
         }
-        if network.dhcp4.should_look_again() || network.ra.should_look_again() {
+        let serving = network.dhcp6.open();
+        if let (Ok(true), Some(socket)) = (&serving, network.dhcp6.packets()) {
+            watch(socket.as_fd(), DHCP6)?;
+        }
+        let again = [
+            network.dhcp4.should_look_again(),
+            network.dhcp6.should_look_again(),
+            network.ra.should_look_again(),
+        ];
+        if again.contains(&true) {
             self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
         }
-        opened.and(advertising).map(drop)
+        opened.and(advertising).and(serving).map(drop)
     }
 
     fn network(&mut self, name: NetworkName) -> &mut Network {
@@ -360,20 +427,14 @@ impl Worker {
         }
         self.networks
             .entry(name.clone())
-            .or_insert_with(|| Network {
-                dhcp4: Dhcp4::new(name, Vec::new(), Time::default()),
-                ra: Ra::default(),
-                number: 0,
-            })
+            .or_insert_with(|| Network::new(&name, Vec::new(), Time::default(), 0))
     }
 
     fn enter(&mut self, name: NetworkName, records: Vec<LeaseRecord>) {
         self.last_number += SOCKETS;
         let number = self.last_number;
-        let dhcp4 = Dhcp4::new(name.clone(), records, self.clock.now());
         self.by_number.insert(number, name.clone());
-        let ra = Ra::default();
-        let network = Network { dhcp4, ra, number };
+        let network = Network::new(&name, records, self.clock.now(), number);
         self.networks.insert(name, network);
     }
 
@@ -390,8 +451,7 @@ impl Worker {
     fn held(&mut self, now: Time) -> Vec<Lease> {
         let mut held = Vec::new();
         for network in self.networks.values_mut() {
-            let records = network.dhcp4.server.book().records();
-            held.extend(records.filter(|r| r.is_held(now)).cloned());
+            held.extend(network.records().filter(|r| r.is_held(now)).cloned());
         }
         held
     }
@@ -434,6 +494,9 @@ fn stats(name: &NetworkName, network: &Network) -> Stats {
         tally: server.book().tally(),
         pool_total: pools.iter().map(crate::lease::Pool::total).sum(),
         pool_busy: pools.iter().map(crate::lease::Pool::busy).sum(),
+        counters6: network.dhcp6.server.counters().clone(),
+        tally6: network.dhcp6.server.book().tally(),
+        advertised: network.ra.sent(),
     }
 }
 

@@ -1,0 +1,417 @@
+//! Traces of DHCPv6 by clause of the RFCs: `tests/cases/dhcp6/*.txt`. `UPDATE=1` writes what the server says into them.
+//!
+//! ```text
+//! # RFC 8415 section 18.3.1: what the case is about
+//! toml ... end                                      the network (again: the network after a change)
+//! port web 52:54:00:00:00:09 fd00:5::9 guard        a port of it
+//! + 3600                                            so many seconds pass
+//! restart                                           the server forgets what is not on disk
+//! > 52:54:00:00:00:01 solicit ia=1:fd00:5::7 oro=23 a message; more words: duid=HEX rapid server name=web
+//!                                                   relay=LINK/PEER[/MAC] unicast pd=1 ta=1
+//! < advertise to fe80::1 ia 1 fd00:5::7 3600        what follows, as the server decided
+//! ```
+//! Replies are also read by dhcproto, which nobody here wrote.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test's own set-up is small and must not fail"
+)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
+
+use dhcproto::{Decodable as _, Decoder, v6 as peer};
+use uuid::Uuid;
+use vnet_core::config::{Fill, native};
+use vnet_core::dhcp::v6::{Message, Reply, Scope, Sender, Server, Verdict};
+use vnet_core::lease::{Change, LeaseRecord, Time};
+use vnet_core::model::{Home, Port, PortKey, PortKind, World};
+use vnet_core::types::Mac;
+
+#[test]
+fn cases() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/dhcp6");
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    assert!(files.len() > 8, "the cases are gone");
+    let mut wrong = Vec::new();
+    for file in files {
+        let said = fs::read_to_string(&file).unwrap();
+        let says = Case::default().play(&said);
+        if says == said {
+            continue;
+        }
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&file, says).unwrap();
+        } else {
+            let differs = said.lines().zip(says.lines()).find(|(a, b)| a != b);
+            wrong.push(format!("{}: {differs:#?}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[derive(Default)]
+struct Case {
+    world: World,
+    server: Option<Server>,
+    now: u64,
+    /// What the disk would hold.
+    disk: BTreeMap<IpAddr, LeaseRecord>,
+}
+
+impl Case {
+    fn play(mut self, text: &str) -> String {
+        let (mut out, mut lines) = (String::new(), text.lines());
+        while let Some(line) = lines.next() {
+            if line.starts_with('<') {
+                continue;
+            }
+            let _ = writeln!(out, "{line}");
+            let mut says = Vec::new();
+            match line.split_whitespace().next() {
+                Some("toml") => {
+                    let document: Vec<&str> = lines.by_ref().take_while(|l| *l != "end").collect();
+                    let document = document.join("\n");
+                    let _ = writeln!(out, "{document}\nend");
+                    self.network(&document);
+                }
+                Some("port") => self.port(line),
+                Some("+") => says = self.pass(line),
+                Some("restart") => {
+                    self.server = None;
+                    self.configure();
+                }
+                Some(">") => says = self.message(line),
+                Some(first) if !first.starts_with('#') => panic!("what is `{line}`?"),
+                Some(_) | None => {}
+            }
+            for say in says {
+                let _ = writeln!(out, "< {say}");
+            }
+        }
+        out
+    }
+
+    fn time(&self) -> Time {
+        Time::from_secs(1_000_000 + self.now)
+    }
+
+    fn server(&mut self) -> &mut Server {
+        self.server
+            .as_mut()
+            .expect("a case begins with its network")
+    }
+
+    fn network(&mut self, document: &str) {
+        let fill = Fill {
+            uuid: Uuid::nil(),
+            bridge: "br0".parse().unwrap(),
+            mac: Mac([2; 6]),
+            subnets: Vec::new(),
+        };
+        let network = native::from_toml(document).unwrap()[0]
+            .settle(&fill)
+            .unwrap();
+        self.world.networks.clear();
+        self.world.networks.insert(network.name.clone(), network);
+        self.configure();
+    }
+
+    fn configure(&mut self) {
+        let name = self.world.networks.keys().next().unwrap();
+        let scope = Scope::of(&self.world, name).unwrap();
+        let now = self.time();
+        match &mut self.server {
+            Some(server) => server.configure(scope),
+            None => self.server = Some(Server::new(scope, self.disk.values().cloned(), now)),
+        }
+    }
+
+    fn port(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let name = self.world.networks.keys().next().unwrap().clone();
+        let key = PortKey {
+            home: Home::Network(name),
+            name: words[1].parse().unwrap(),
+        };
+        let port = Port {
+            key: key.clone(),
+            kind: PortKind::External,
+            interface: words[1].parse().unwrap(),
+            mac: words[2].parse().unwrap(),
+            ipv4: Vec::new(),
+            ipv6: vec![words[3].parse().unwrap()],
+            guard: words.contains(&"guard"),
+            isolated: false,
+            queues: 1,
+        };
+        self.world.ports.insert(key, port);
+        self.configure();
+    }
+
+    fn pass(&mut self, line: &str) -> Vec<String> {
+        self.now += line[1..].trim().parse::<u64>().unwrap();
+        let now = self.time();
+        self.server().expire(now);
+        let ended = self.server().take_ended();
+        let tell = |e: &vnet_core::lease::LeaseEvent| {
+            format!("event {} {}", e.kind.word(), e.lease.address)
+        };
+        ended.iter().map(tell).collect()
+    }
+
+    fn message(&mut self, line: &str) -> Vec<String> {
+        let (from, bytes) = spoken(line);
+        let Ok(message) = Message::parse(&bytes) else {
+            return vec!["malformed".to_owned()];
+        };
+        let now = self.time();
+        match self.server().handle(now, &from, &message) {
+            Verdict::Ignore(reason) => vec![format!("ignored {}", reason.word())],
+            Verdict::Reply(reply) => vec![told(&reply)],
+            Verdict::Commit {
+                records,
+                events,
+                then,
+            } => {
+                let mut says: Vec<String> = records.iter().map(|r| self.keep(r)).collect();
+                says.extend(events.iter().map(|e| {
+                    let name = e.lease.hostname.as_ref().map(|n| format!(" {n}"));
+                    let (kind, address) = (e.kind.word(), e.lease.address);
+                    format!("event {kind} {address}{}", name.unwrap_or_default())
+                }));
+                says.push(told(&then));
+                says
+            }
+        }
+    }
+
+    fn keep(&mut self, change: &Change) -> String {
+        match change {
+            Change::Put(record) => {
+                let key = LeaseRecord::key(&record.network, record.address);
+                let read = LeaseRecord::from_bytes(&key, &record.to_bytes()).unwrap();
+                assert_eq!(&read, record, "what the disk gives back");
+                self.disk.insert(record.address, read);
+                format!("disk {:?} {}", record.state, record.address)
+            }
+            Change::Delete(_, address) => {
+                self.disk.remove(address);
+                format!("disk forgets {address}")
+            }
+        }
+    }
+}
+
+fn option(code: u16, data: &[u8]) -> Vec<u8> {
+    let mut out = code.to_be_bytes().to_vec();
+    out.extend((data.len() as u16).to_be_bytes());
+    out.extend(data);
+    out
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2);
+    let byte = |d: &[u8]| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap();
+    digits.map(byte).collect()
+}
+
+/// A line of a trace as the message it stands for.
+fn spoken(line: &str) -> (Sender, Vec<u8>) {
+    let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+    let mac: Mac = words[0].parse().unwrap();
+    let names = [
+        "solicit",
+        "advertise",
+        "request",
+        "confirm",
+        "renew",
+        "rebind",
+        "reply",
+        "release",
+        "decline",
+        "reconfigure",
+        "information-request",
+    ];
+    let kind = names.iter().position(|n| *n == words[1]).unwrap() as u8 + 1;
+    let mut bytes = vec![kind, 1, 2, 3];
+    let mut duid = vec![0, 3, 0, 1];
+    duid.extend(mac.0);
+    let mut from = Sender {
+        mac: Some(mac),
+        address: mac.link_local(),
+        unicast: false,
+    };
+    let mut relays = Vec::new();
+    for word in &words[2..] {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match key {
+            "duid" => duid = unhex(value),
+            "ia" | "pd" => {
+                let (id, addresses) = value.split_once(':').unwrap_or((value, ""));
+                let mut data = id.parse::<u32>().unwrap().to_be_bytes().to_vec();
+                data.extend([0; 8]);
+                for address in addresses.split(',').filter(|a| !a.is_empty()) {
+                    let mut one = address.parse::<Ipv6Addr>().unwrap().octets().to_vec();
+                    one.extend([0; 8]);
+                    data.extend(option(5, &one));
+                }
+                bytes.extend(option(if key == "ia" { 3 } else { 25 }, &data));
+            }
+            "ta" => bytes.extend(option(4, &value.parse::<u32>().unwrap().to_be_bytes())),
+            "oro" => {
+                let codes = value.split(',').map(|c| c.parse::<u16>().unwrap());
+                let codes: Vec<u8> = codes.flat_map(u16::to_be_bytes).collect();
+                bytes.extend(option(6, &codes));
+            }
+            "rapid" => bytes.extend(option(14, &[])),
+            "server" if value.is_empty() => {
+                let mut ours = vec![0, 4];
+                ours.extend([0; 16]);
+                bytes.extend(option(2, &ours));
+            }
+            "server" => bytes.extend(option(2, &unhex(value))),
+            "name" => {
+                let mut data = vec![0, value.len() as u8];
+                data.extend(value.as_bytes());
+                bytes.extend(option(39, &data));
+            }
+            "relay" => relays.push(value),
+            "unicast" => from.unicast = true,
+            "raw" => bytes.extend(unhex(value)),
+            _ => panic!("what is `{word}`?"),
+        }
+    }
+    if !duid.is_empty() {
+        bytes.extend(option(1, &duid));
+    }
+    for relay in relays {
+        let mut parts = relay.split('/');
+        let mut next = || parts.next();
+        let mut out = vec![12, 0];
+        for address in [next().unwrap(), next().unwrap()] {
+            out.extend(address.parse::<Ipv6Addr>().unwrap().octets());
+        }
+        if let Some(mac) = next() {
+            let mut data = vec![0, 1];
+            data.extend(mac.parse::<Mac>().unwrap().0);
+            out.extend(option(79, &data));
+        }
+        out.extend(option(18, b"eth7"));
+        out.extend(option(9, &bytes));
+        bytes = out;
+    }
+    (from, bytes)
+}
+
+fn walk(mut rest: &[u8]) -> Vec<(u16, &[u8])> {
+    let mut all = Vec::new();
+    while let [a, b, c, d, after @ ..] = rest {
+        let (data, after) = after.split_at(usize::from(u16::from_be_bytes([*c, *d])));
+        all.push((u16::from_be_bytes([*a, *b]), data));
+        rest = after;
+    }
+    assert!(rest.is_empty(), "half an option");
+    all
+}
+
+/// A reply in words.
+fn told(reply: &Reply) -> String {
+    let mut text = format!("{} to {}", reply.kind.word(), reply.to);
+    let mut bytes = reply.bytes.as_slice();
+    if reply.port == 547 {
+        text.push_str(" relay");
+    }
+    while bytes[0] == 13 {
+        peer::RelayMessage::decode(&mut Decoder::new(bytes)).expect("a peer reads it");
+        let options = walk(&bytes[34..]);
+        let inner = options.iter().find(|o| o.0 == 9).unwrap().1;
+        let _ = write!(text, " by {} options", options.len());
+        bytes = inner;
+    }
+    let message = peer::Message::decode(&mut Decoder::new(bytes)).expect("a peer reads it");
+    assert_eq!(message.xid(), [1, 2, 3]);
+    assert_eq!(message.opts().iter().count(), walk(&bytes[4..]).len());
+    for (code, data) in walk(&bytes[4..]) {
+        text.push_str(&one(code, data));
+    }
+    text
+}
+
+fn one(code: u16, data: &[u8]) -> String {
+    let short = |at: usize| u16::from_be_bytes([data[at], data[at + 1]]);
+    let long = |at: usize| u32::from_be_bytes(data[at..at + 4].try_into().unwrap());
+    let address = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&data[at..at + 16]).unwrap());
+    let inner = |from: usize| -> String {
+        let options = walk(&data[from..]);
+        options.iter().map(|(c, d)| one(*c, d)).collect()
+    };
+    match code {
+        1 | 2 => String::new(),
+        3 => format!(
+            "\n<   ia {} t1 {} t2 {}{}",
+            long(0),
+            long(4),
+            long(8),
+            inner(12)
+        ),
+        4 => format!("\n<   ta {}{}", long(0), inner(4)),
+        25 => format!("\n<   pd {}{}", long(0), inner(12)),
+        5 => format!(" {} for {}/{}", address(0), long(16), long(20)),
+        7 => format!(" preference {}", data[0]),
+        13 => format!(
+            " status {} \"{}\"",
+            short(0),
+            String::from_utf8_lossy(&data[2..])
+        ),
+        14 => " rapid".to_owned(),
+        23 => format!(" dns {}", address(0)),
+        32 => format!(" refresh {}", long(0)),
+        39 => format!(" fqdn {} {}", data[0], data[1..].escape_ascii()),
+        _ => format!(" {code}={}", data.escape_ascii()),
+    }
+}
+
+proptest::proptest! {
+    /// Whatever comes in, it is parsed or refused, and answered or not: never a panic, and never an answer that a
+    /// peer cannot read.
+    #[test]
+    fn arbitrary_messages_cost_only_their_sender(
+        flips in proptest::collection::vec((0usize..200, proptest::prelude::any::<u8>()), 0..8),
+        cut in 0usize..240,
+        which in 0usize..5,
+    ) {
+        let seeds = [
+            "> 52:54:00:00:00:01 solicit ia=1:fd00:5::1234 ia=2 oro=23,24 rapid name=web pd=1 ta=1",
+            "> 52:54:00:00:00:01 request server ia=1:fd00:5::1234",
+            "> 52:54:00:00:00:01 release server ia=1:fd00:5::1000 ia=1:fd00:5::1000",
+            "> 52:54:00:00:00:01 renew server ia=1:fd00:5::1000 relay=fd00:5::1/fe80::1/52:54:00:00:00:07",
+            "> 52:54:00:00:00:01 information-request relay=::/fe80::1 relay=fd00:5::1/fe80::2",
+        ];
+        let mut case = Case::default();
+        case.network("name = \"lab\"\n[[subnet]]\naddress = \"fd00:5::1/64\"\n[subnet.dhcp]\nmode = \"stateful\"\n");
+        let (from, mut bytes) = spoken(seeds[which]);
+        for (at, byte) in flips {
+            if let Some(slot) = bytes.get_mut(at) {
+                *slot = byte;
+            }
+        }
+        bytes.truncate(cut.max(1));
+        if let Ok(message) = Message::parse(&bytes) {
+            let now = case.time();
+            match case.server().handle(now, &from, &message) {
+                Verdict::Ignore(_) => {}
+                Verdict::Reply(reply) | Verdict::Commit { then: reply, .. } => {
+                    proptest::prop_assert!(reply.bytes.len() < 4096);
+                }
+            }
+        }
+    }
+}
