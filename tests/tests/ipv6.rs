@@ -161,3 +161,152 @@ fn a_removed_prefix_is_deprecated() -> anyhow::Result<()> {
         Ok(())
     })
 }
+
+const STATEFUL: &str = r#"
+name = "six"
+[forward]
+mode = "nat"
+ipv6 = true
+[domain]
+name = "six.test"
+[[subnet]]
+address = "fd00:68::1/64"
+[subnet.dhcp]
+mode = "stateful"
+lease_time = "10m"
+ranges = ["fd00:68::1000-fd00:68::10ff"]
+[subnet.dhcp.options]
+ntp-server = "fd00:68::123"
+[[subnet.dhcp.host]]
+mac = "52:54:00:aa:06:01"
+ip = "fd00:68::b055"
+name = "boss"
+"#;
+
+/// The file that a client's script leaves: `name=value` lines.
+fn value(text: &str, name: &str) -> String {
+    let mut lines = text.lines();
+    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    found.unwrap_or_default().to_owned()
+}
+
+/// ISC's client in DHCPv6 mode: what it learnt, once it is bound.
+fn dhclient(ns: &Ns, config: &str) -> anyhow::Result<(tests::Proc, String)> {
+    let files = ns.scratch();
+    let learnt = files.join("learnt");
+    let script = format!(
+        "#!/bin/sh\ncase $reason in\nBOUND6|RENEW6|REBIND6) ip -6 addr replace $new_ip6_address/128 dev $interface\n\
+         env >{0}.new; mv {0}.new {0};;\nesac\nexit 0\n",
+        learnt.display()
+    );
+    let script = files.script("script", &script)?;
+    let config = files.write("conf", config)?;
+    let paths = [script, config, files.join("leases"), files.join("pid")];
+    let [script, config, leases, pid] = paths.map(|p| p.display().to_string());
+    let proc = ns.spawn(&[
+        "dhclient", "-6", "-d", "-v", "-sf", &script, "-cf", &config, "-lf", &leases, "-pf", &pid,
+        "eth0",
+    ])?;
+    let text = wait_for("a lease of dhclient -6", WAIT, || {
+        std::fs::read_to_string(&learnt).with_context(|| proc.log())
+    })?;
+    Ok((proc, text))
+}
+
+#[test]
+fn dhclient_gets_a_ports_address_and_its_name() -> anyhow::Result<()> {
+    if !ready(
+        "dhclient_gets_a_ports_address_and_its_name",
+        &["dhclient", "dig"],
+    ) {
+        return Ok(());
+    }
+    let world = world()?;
+    let mut netd = Netd::start(&world.host)?;
+    netd.apply(STATEFUL)?;
+    let alice = guest(&netd, "alice", &[])?;
+    let config = "also request dhcp6.name-servers, dhcp6.domain-search;";
+    let (_client, learnt) = dhclient(&alice.ns, config)?;
+    let ip = value(&learnt, "new_ip6_address");
+    assert!(ip.starts_with("fd00:68::10"), "{learnt}");
+    let own = alice.port["addresses"].to_string();
+    assert!(own.contains(&ip), "{ip} is not of {own}");
+    assert_eq!(value(&learnt, "new_dhcp6_name_servers"), "fd00:68::1");
+    assert_eq!(value(&learnt, "new_dhcp6_domain_search"), "six.test.");
+    let listed = netd.vnet(&["lease", "list", "six"])?;
+    assert!(listed.contains(&ip) && listed.contains("alice"), "{listed}");
+    let ask = |what: &[&str]| alice.dig("fd00:68::1", what);
+    assert_eq!(ask(&["alice.six.test", "AAAA"])?, ip);
+    assert_eq!(ask(&["-x", &ip])?, "alice.six.test.");
+    wait_for("a ping to the outside", WAIT, || {
+        anyhow::ensure!(alice.pings(FAR)?, "none");
+        Ok(())
+    })?;
+    // The moment the reply is out, the lease is on disk.
+    netd.kill9()?;
+    netd.start_again()?;
+    assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
+    Ok(())
+}
+
+#[test]
+fn a_reservation_by_mac_whatever_the_identifier() -> anyhow::Result<()> {
+    if !ready(
+        "a_reservation_by_mac_whatever_the_identifier",
+        &["dhclient", "dig"],
+    ) {
+        return Ok(());
+    }
+    let world = world()?;
+    let netd = Netd::start(&world.host)?;
+    netd.apply(STATEFUL)?;
+    let bridge = netd.json(&["network", "show", "six"])?["bridge"].clone();
+    let bridge = bridge.as_str().unwrap_or_default();
+    // No port: a veth on the bridge, with a DUID of another kind.
+    let stray = Ns::new("stray")?;
+    world.host.link("stray", &stray, "eth0")?;
+    stray.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")?;
+    stray.ip("link set eth0 down")?;
+    stray.ip("link set eth0 address 52:54:00:aa:06:01")?;
+    world.host.ip(&format!("link set stray master {bridge}"))?;
+    stray.ip("link set eth0 up")?;
+    let config = "send dhcp6.client-id 00:02:00:00:ab:11:22:33:44;";
+    let (_client, learnt) = dhclient(&stray, config)?;
+    assert_eq!(
+        value(&learnt, "new_ip6_address"),
+        "fd00:68::b055",
+        "{learnt}"
+    );
+    let ran = stray.run(&["dig", "+short", "@fd00:68::1", "boss.six.test", "AAAA"])?;
+    assert_eq!(ran.ok()?.trim(), "fd00:68::b055");
+    Ok(())
+}
+
+#[test]
+fn dhcpcd_is_served() -> anyhow::Result<()> {
+    if !ready("dhcpcd_is_served", &["dhcpcd"]) {
+        return Ok(());
+    }
+    let world = world()?;
+    let netd = Netd::start(&world.host)?;
+    netd.apply(STATEFUL)?;
+    let carol = guest(&netd, "carol", &[])?;
+    let files = carol.ns.scratch();
+    // Its folders are compiled in: it gets its own.
+    for folder in ["/var/lib/dhcpcd", "/run/dhcpcd"] {
+        std::fs::create_dir_all(folder)?;
+        let own = files.join(&folder.replace('/', "-"));
+        std::fs::create_dir_all(&own)?;
+        carol.ns.bind(own, folder);
+    }
+    let script = files.script("hook", "#!/bin/sh\nexit 0\n")?;
+    let config = format!("ipv6only\nnoipv6rs\nia_na 1\nscript {}\n", script.display());
+    let config = files.write("dhcpcd.conf", &config)?;
+    let config = config.display().to_string();
+    let _client = carol
+        .ns
+        .spawn(&["dhcpcd", "-B", "-d", "-f", &config, "eth0"])?;
+    let ip = address(&carol.ns, "fd00:68::10")?;
+    assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
+    Ok(())
+}

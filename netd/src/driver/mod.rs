@@ -16,6 +16,7 @@
 //! | `change` | plan, execute, verify, persist |
 //! | `networks`, `ports`, `leases`, `publications` | the verbs |
 //! | `backends` | the processes that serve vhost-user ports |
+//! | `ipv6` | the IPv6 addresses that are a port's own |
 //! | `services` | what DHCP and DNS are told, and what they tell |
 //! | `restore` | from the store at start; adopting what the kernel has |
 //! | `reconcile` | drift, and its repair |
@@ -26,6 +27,7 @@ mod backends;
 mod change;
 mod command;
 mod events;
+mod ipv6;
 mod leases;
 mod networks;
 mod ports;

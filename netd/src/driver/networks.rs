@@ -10,7 +10,7 @@ use vnet_core::store::{Op, Table};
 use vnet_core::types::NetworkName;
 
 use super::change::{forget, put};
-use super::{Driver, Refusal, admit};
+use super::{Driver, Refusal, admit, ipv6};
 use crate::wire::{Action, Applied, ApplyReply, ApplyRequest, Outcome};
 
 /// The most networks of one request: more is a mistake, and would keep everybody waiting.
@@ -48,11 +48,13 @@ impl Driver {
             .filter(|c| c.action != Action::Unchanged)
             .map(|c| c.name.clone())
             .collect();
-        let ops = changed
-            .iter()
-            .filter_map(|name| next.networks.get(name))
-            .map(keep)
-            .collect::<Result<_, _>>()?;
+        let networks = changed.iter().filter_map(|name| next.networks.get(name));
+        let mut ops = networks.map(keep).collect::<Result<Vec<_>, _>>()?;
+        let moved = next.ports.values();
+        for port in moved.filter(|port| self.world.ports.get(&port.key) != Some(port)) {
+            let json = serde_json::to_vec(port).map_err(|e| Refusal::Failed(e.to_string()))?;
+            ops.push(put(Table::Ports, &port.key, json));
+        }
         self.commit(next, ops, &changed).await?;
         for change in changes.iter().filter(|c| c.action != Action::Unchanged) {
             self.announce(change);
@@ -140,6 +142,8 @@ impl Driver {
         for change in changes.iter().filter(|c| c.action != Action::Unchanged) {
             next.publishes_known_guests(&change.name)?;
             ports_still_fit(&next, &change.name)?;
+            let leased = self.leased6(&change.name).await;
+            ipv6::learn_again(&mut next, &change.name, &leased);
         }
         Ok((next, changes, notes))
     }

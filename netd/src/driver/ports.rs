@@ -9,11 +9,12 @@ use vnet_core::dhcp::v4::{Scope as DhcpScope, Server};
 use vnet_core::host::tap;
 use vnet_core::model::{Home, Network, Owner, Port, PortKey, PortKind, World};
 use vnet_core::plan::Scope;
+use vnet_core::serve::leases::Lease;
 use vnet_core::store::{Op, Table};
 use vnet_core::types::{IfName, Mac, NetworkName};
 
 use super::change::{forget, put};
-use super::{Driver, Refusal, admit};
+use super::{Driver, Refusal, admit, ipv6};
 use crate::privilege;
 use crate::wire::{Outcome, PortRequest, PortView};
 
@@ -103,10 +104,22 @@ impl Driver {
             addresses_fit(&network, &port)?;
             self.world.admits_port(&port)?;
             self.reserve_address(&network, &mut port).await?;
-            learn_ipv6(&network, &mut port);
+            let leased = self.leased6(&network.name).await;
+            ipv6::learn(&self.world, &network, &leased, &mut port);
         }
         self.world.admits_port(&port)?;
         Ok(port)
+    }
+
+    /// The IPv6 addresses that are leased in a network.
+    pub(super) async fn leased6(&self, network: &NetworkName) -> BTreeSet<Ipv6Addr> {
+        let leases = self.tools.leases.list().await;
+        let ours = leases.iter().filter(|l| l.network == *network);
+        let v6 = ours.filter_map(|l| match l.address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        });
+        v6.collect()
     }
 
     /// Settles the first address at once, so that it can be told before the guest boots.
@@ -125,7 +138,8 @@ impl Driver {
             // A stopped network has no server: one that lives for this question knows as much.
             Some(scope) => {
                 let leases = self.tools.leases.list().await;
-                let records = leases.into_iter().filter(|l| l.network == *name);
+                let ours = |l: &Lease| l.network == *name && l.address.is_ipv4();
+                let records = leases.into_iter().filter(ours);
                 let now = admit::now();
                 Server::new(scope, records, now).reserve(now, mac, wanted, Some(&port.key.name))
             }
@@ -406,32 +420,6 @@ fn addresses_fit(network: &Network, port: &Port) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// The addresses a guest derives from its MAC in each /64, or is promised by a reservation.
-fn learn_ipv6(network: &Network, port: &mut Port) {
-    for subnet in &network.subnets6 {
-        let promised = subnet
-            .dhcp
-            .hosts
-            .iter()
-            .find(|h| h.mac == Some(port.mac))
-            .map(|h| h.ip);
-        let derived = (subnet.address.prefix_len() == 64).then(|| {
-            let (prefix, own) = (
-                subnet.prefix().network().segments(),
-                port.mac.link_local().segments(),
-            );
-            Ipv6Addr::new(
-                prefix[0], prefix[1], prefix[2], prefix[3], own[4], own[5], own[6], own[7],
-            )
-        });
-        for address in promised.into_iter().chain(derived) {
-            if !port.ipv6.contains(&address) {
-                port.ipv6.push(address);
-            }
-        }
-    }
 }
 
 /// Publications that led to a guest that is gone are taken back with it.
