@@ -292,6 +292,11 @@ fn spoken(line: &str) -> (Sender, Vec<u8>) {
     if !duid.is_empty() {
         bytes.extend(option(1, &duid));
     }
+    (from, relayed(bytes, &relays))
+}
+
+/// The message as the last of the relays passes it on.
+fn relayed(mut bytes: Vec<u8>, relays: &[&str]) -> Vec<u8> {
     for relay in relays {
         let mut parts = relay.split('/');
         let mut next = || parts.next();
@@ -308,7 +313,7 @@ fn spoken(line: &str) -> (Sender, Vec<u8>) {
         out.extend(option(9, &bytes));
         bytes = out;
     }
-    (from, bytes)
+    bytes
 }
 
 fn walk(mut rest: &[u8]) -> Vec<(u16, &[u8])> {
