@@ -1,7 +1,12 @@
 //! The DNS table of `make bench`: this service and dnsmasq, side by side, with the same clients, alternating.
 //!
-//! Everything runs in namespaces. CPU is user and system time of the server alone (our thread; dnsmasq's process), so
-//! that a busy machine changes the rate but hardly the cost of a query.
+//! Everything runs in namespaces. CPU is what the server alone spent (our thread; dnsmasq's process), to the nanosecond
+//! of the scheduler's own books, so that a busy machine changes the rate but hardly the cost of a query.
+//!
+//! The clients of most rows are in the server's namespace: its cost, and not that of the way to the guest, which is
+//! delivered on the sender's account and is the same for both. One row is measured from a guest's side, through the
+//! bridge and its port. dnsmasq has a cache large enough for what is asked again, and none where each name is asked
+//! once: with a cache that is full it searches all of it for every new name.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -15,6 +20,8 @@ use vnet_core::dns::{Change, NameChange};
 const ROUNDS: usize = 5;
 const NAMES: usize = 1_000;
 const UNIQUE: usize = 40_000;
+/// Addresses of the clients beside the servers: dnsmasq's, ours.
+const CLIENTS: [&str; 2] = ["10.94.2.250", "10.94.1.250"];
 
 /// What one run of dnsperf showed.
 #[derive(Clone, Copy)]
@@ -24,12 +31,43 @@ struct Run {
     lost: u64,
 }
 
+/// Both sides, and where their clients are.
 struct Bench {
     host: DnsHost,
-    ours: Ns,
-    theirs: Ns,
+    guests: [Ns; 2],
     dnsmasq: Proc,
+    forgetful: Proc,
     _upstream: Upstream,
+}
+
+/// What is asked, and from where.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Load {
+    Local,
+    LocalFromGuest,
+    Cached,
+    Uncached,
+}
+
+impl Load {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Local => "1,000 local names",
+            Self::LocalFromGuest => "the same from a guest, through the bridge",
+            Self::Cached => "1,000 cached names of others",
+            Self::Uncached => "names of others, each once, 100 clients",
+        }
+    }
+
+    /// What is to be reached; the row from the guest is told, and has no mark of its own.
+    const fn wanted(self) -> &'static str {
+        match self {
+            Self::Local => "1.5",
+            Self::LocalFromGuest => "-",
+            Self::Cached => "1.3",
+            Self::Uncached => "1.0",
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -38,20 +76,27 @@ fn main() -> anyhow::Result<()> {
         "| queries | dnsmasq: us CPU, per CPU second, lost | netd: us CPU, per CPU second, lost | ratio | wanted |\n\
          |---|---|---|---|---|\n",
     );
-    for (what, wanted) in [("local", 1.5), ("cached", 1.3), ("uncached", 1.0)] {
+    for load in [
+        Load::Local,
+        Load::LocalFromGuest,
+        Load::Cached,
+        Load::Uncached,
+    ] {
         let mut runs: [Vec<Run>; 2] = Default::default();
         for round in 0..ROUNDS {
             for (peer, runs) in runs.iter_mut().enumerate() {
-                runs.push(bench.run(what, round, peer == 1)?);
+                runs.push(bench.run(load, round, peer == 1)?);
             }
         }
         let [theirs, ours] = runs.map(|runs| median(&runs));
         writeln!(
             table,
-            "| {what} | {} | {} | {:.2} | {wanted} |",
+            "| {} | {} | {} | {:.2} | {} |",
+            load.words(),
             cell(theirs),
             cell(ours),
-            theirs.micros / ours.micros
+            theirs.micros / ours.micros,
+            load.wanted()
         )?;
     }
     print(&table);
@@ -113,65 +158,53 @@ impl Bench {
         host.dns.names("lab".parse()?, changes);
         let hosts = host.ns.scratch().write("hosts", &hosts)?;
         let hosts = format!("--addn-hosts={}", hosts.display());
-        let dnsmasq = host.ns.spawn(&[
-            "dnsmasq",
-            "-k",
-            "-C",
-            "/dev/null",
-            "--no-resolv",
-            "--no-hosts",
-            "--bind-interfaces",
-            "--listen-address=10.94.2.1",
-            "--server=10.94.70.53",
-            "--cache-size=10000",
-            "--dns-forward-max=10000",
-            "--local-ttl=10",
-            "--log-facility=-",
-            "--pid-file=",
-            &hosts,
-        ])?;
-        dnsmasq.wait_log("read", Duration::from_secs(10))?;
+        let dnsmasq = dnsmasq(&host, "10.94.2.1", &["--cache-size=10000", &hosts])?;
+        let forgetful = dnsmasq_without_cache(&host)?;
+        // Clients beside the servers, but not the gateways themselves.
+        for (bridge, address) in ["br2", "br1"].iter().zip(CLIENTS) {
+            host.ns.ip(&format!("addr add {address}/32 dev {bridge}"))?;
+        }
         Ok(Self {
-            ours: host.guest("br1", "ours", "10.94.1.50/24")?,
-            theirs: host.guest("br2", "theirs", "10.94.2.50/24")?,
+            guests: [
+                host.guest("br2", "theirs", "10.94.2.50/24")?,
+                host.guest("br1", "ours", "10.94.1.50/24")?,
+            ],
             host,
             dnsmasq,
+            forgetful,
             _upstream: upstream,
         })
     }
 
-    fn run(&self, what: &str, round: usize, ours: bool) -> anyhow::Result<Run> {
-        let (guest, at) = if ours {
-            (&self.ours, "10.94.1.1")
-        } else {
-            (&self.theirs, "10.94.2.1")
+    fn run(&self, load: Load, round: usize, ours: bool) -> anyhow::Result<Run> {
+        let at = match (ours, load) {
+            (true, _) => "10.94.1.1",
+            (false, Load::Uncached) => "10.94.3.1",
+            (false, _) => "10.94.2.1",
         };
-        let queries = match what {
-            "local" => (0..NAMES)
-                .map(|i| format!("n{i}.lab.test A\n"))
-                .collect::<String>(),
-            "cached" => (0..NAMES).map(|i| format!("n{i}.example A\n")).collect(),
-            _ => (0..UNIQUE)
-                .map(|i| format!("u{round}-{i}.example A\n"))
-                .collect(),
+        let peer = usize::from(ours);
+        let (client, source) = match load {
+            Load::LocalFromGuest => (&self.guests[peer], String::new()),
+            _ => (&self.host.ns, format!("-a {}", CLIENTS[peer])),
         };
-        let file = guest.scratch().write("queries", &queries)?;
+        let queries = queries(load, round);
+        let file = client.scratch().write("queries", &queries)?;
         let perf = |amount: &str| {
-            guest.sh(&format!(
-                "dnsperf -s {at} -d {} -t 5 {amount}",
+            client.sh(&format!(
+                "dnsperf -s {at} {source} -d {} -t 5 {amount}",
                 file.display()
             ))
         };
-        if what == "cached" {
+        if load == Load::Cached {
             perf("-n 1 -q 50")?;
         }
-        let before = self.cpu(ours)?;
-        let amount = match what {
-            "uncached" => "-n 1 -c 100 -q 100",
-            _ => "-l 3 -c 10 -q 100",
+        let before = self.cpu(load, ours)?;
+        let amount = match load {
+            Load::Uncached => "-n 1 -c 100 -q 100",
+            Load::Local | Load::LocalFromGuest | Load::Cached => "-l 3 -c 10 -q 100",
         };
         let said = perf(amount)?;
-        let spent = self.cpu(ours)? - before;
+        let spent = self.cpu(load, ours)? - before;
         let number = |key: &str| {
             let line = said.lines().find(|l| l.trim_start().starts_with(key));
             let word = line.and_then(|l| l.split(':').nth(1)?.split_whitespace().next());
@@ -197,26 +230,62 @@ impl Bench {
     }
 
     /// Seconds of CPU that the server has used.
-    fn cpu(&self, ours: bool) -> anyhow::Result<f64> {
-        let stat = if ours {
-            our_thread()?
-        } else {
-            format!("/proc/{}/stat", self.dnsmasq.id())
+    fn cpu(&self, load: Load, ours: bool) -> anyhow::Result<f64> {
+        let book = match (ours, load) {
+            (true, _) => our_thread()?,
+            (false, Load::Uncached) => format!("/proc/{}/schedstat", self.forgetful.id()),
+            (false, _) => format!("/proc/{}/schedstat", self.dnsmasq.id()),
         };
-        let text = fs::read_to_string(&stat)?;
-        let after = text.rsplit(')').next().unwrap_or_default();
-        let fields: Vec<&str> = after.split_whitespace().collect();
-        let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-        Ok(ticks / 100.0)
+        let text = fs::read_to_string(&book).with_context(|| book)?;
+        let nanos = text.split_whitespace().next().context("no time")?;
+        Ok(nanos.parse::<f64>()? / 1e9)
     }
 }
 
-/// The stat file of our DNS thread.
+fn queries(load: Load, round: usize) -> String {
+    let lines = |count: usize, name: &dyn Fn(usize) -> String| {
+        (0..count).map(|i| format!("{} A\n", name(i))).collect()
+    };
+    match load {
+        Load::Local | Load::LocalFromGuest => lines(NAMES, &|i| format!("n{i}.lab.test")),
+        Load::Cached => lines(NAMES, &|i| format!("n{i}.example")),
+        Load::Uncached => lines(UNIQUE, &|i| format!("u{round}-{i}.example")),
+    }
+}
+
+fn dnsmasq(host: &DnsHost, address: &str, options: &[&str]) -> anyhow::Result<Proc> {
+    let listen = format!("--listen-address={address}");
+    let fixed = [
+        "dnsmasq",
+        "-k",
+        "-C",
+        "/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--bind-interfaces",
+        "--server=10.94.70.53",
+        "--local-ttl=10",
+        "--log-facility=-",
+        "--pid-file=",
+        &listen,
+    ];
+    let dnsmasq = host.ns.spawn(&[&fixed, options].concat())?;
+    dnsmasq.wait_log("started", Duration::from_secs(10))?;
+    Ok(dnsmasq)
+}
+
+/// One that keeps nothing, on an address of its own.
+fn dnsmasq_without_cache(host: &DnsHost) -> anyhow::Result<Proc> {
+    host.ns.ip("addr add 10.94.3.1/32 dev br2")?;
+    dnsmasq(host, "10.94.3.1", &["--cache-size=0"])
+}
+
+/// The scheduler's book of our DNS thread.
 fn our_thread() -> anyhow::Result<String> {
     for task in fs::read_dir("/proc/self/task")? {
         let path = task?.path();
         if fs::read_to_string(path.join("comm"))?.trim() == "dns" {
-            return Ok(path.join("stat").display().to_string());
+            return Ok(path.join("schedstat").display().to_string());
         }
     }
     anyhow::bail!("the DNS thread is gone")
