@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use vnet_core::host::Kernel;
-use vnet_core::serve::dns::Dns;
+use vnet_core::serve::dns::{Dns, Setup};
 use vnet_core::serve::files::LeaseFiles;
 use vnet_core::serve::leases::Leases;
 use vnet_core::store::Store;
@@ -48,6 +48,9 @@ pub struct Args {
     /// directory when left out. libvirt's NSS modules look in /var/lib/libvirt/dnsmasq.
     #[arg(long)]
     lease_files: Option<PathBuf>,
+    /// Certificates of those who may vouch for upstreams over TLS and HTTPS; the system's when left out.
+    #[arg(long, env = "SSL_CERT_FILE")]
+    ca_file: Option<PathBuf>,
     /// The program that serves vhost-user ports; beside netd when left out.
     #[arg(long)]
     backend: Option<PathBuf>,
@@ -165,10 +168,14 @@ async fn tools(args: &Args) -> Result<Tools> {
     let kernel = Kernel::new().context("the kernel")?;
     let store = Store::open(&args.state_dir.join("netd.redb"))?;
     let leases = Leases::start(store.clone()).context("the DHCP service")?;
-    let dns = Dns::start(args.resolv_conf.clone()).context("the DNS service")?;
     let shown = args.lease_files.clone();
     let shown = shown.unwrap_or_else(|| args.run_dir.join("leases"));
     let files = LeaseFiles::start(leases.clone(), shown).context("the lease files")?;
+    let dns = Dns::start(Setup {
+        resolv_conf: args.resolv_conf.clone(),
+        authorities: args.ca_file.clone(),
+    })
+    .context("the DNS service")?;
     Ok(Tools {
         kernel,
         store,

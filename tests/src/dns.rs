@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use vnet_core::config::{Fill, native};
 use vnet_core::dns::{Change, NameChange, Zone};
 use vnet_core::model::World;
-use vnet_core::serve::dns::{Dns, Stats};
+use vnet_core::serve::dns::{Dns, Setup, Stats};
 use vnet_core::types::{IfName, Mac, NetworkName};
 
 use crate::Ns;
@@ -27,9 +27,23 @@ pub struct DnsHost {
 impl DnsHost {
     /// A host whose resolv.conf says this.
     pub fn new(label: &str, resolv_conf: &str) -> anyhow::Result<Self> {
+        Self::trusting(label, resolv_conf, None)
+    }
+
+    /// The same, with certificates of its own to trust.
+    pub fn trusting(
+        label: &str,
+        resolv_conf: &str,
+        authorities: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let ns = Ns::new(label)?;
         let path = ns.scratch().write("resolv.conf", resolv_conf)?;
-        let dns = ns.enter(|| Dns::start(path.clone()))??;
+        let dns = ns.enter(|| {
+            Dns::start(Setup {
+                resolv_conf: path.clone(),
+                authorities,
+            })
+        })??;
         Ok(Self {
             ns,
             dns,

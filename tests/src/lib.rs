@@ -13,6 +13,7 @@
 //! http      a web server of ten lines      tool      is it installed; a skip is counted
 //! world     a host on an internet, machines on its networks, pings that are counted
 //! dns       the DNS service alone, guests on its bridges
+//! unpacked  programs of packages that may not be installed, because their service would start
 //! ```
 //! It is not a framework: plain functions that return `anyhow::Result`, to be used from ordinary `#[test]`s.
 
@@ -28,6 +29,7 @@ pub mod netns;
 pub mod process;
 pub mod scratch;
 pub mod tool;
+pub mod unpacked;
 pub mod wait;
 pub mod world;
 

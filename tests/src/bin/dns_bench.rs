@@ -185,7 +185,9 @@ impl Bench {
         let peer = usize::from(ours);
         let (client, source) = match load {
             Load::LocalFromGuest => (&self.guests[peer], String::new()),
-            _ => (&self.host.ns, format!("-a {}", CLIENTS[peer])),
+            Load::Local | Load::Cached | Load::Uncached => {
+                (&self.host.ns, format!("-a {}", CLIENTS[peer]))
+            }
         };
         let queries = queries(load, round);
         let file = client.scratch().write("queries", &queries)?;

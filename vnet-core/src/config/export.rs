@@ -90,7 +90,7 @@ fn dns(dns: &Dns) -> DnsDoc {
             .upstreams
             .iter()
             .map(|u| UpstreamDoc {
-                address: u.address.to_string(),
+                address: u.server.to_string(),
                 domain: u.domain.as_ref().map(ToString::to_string),
             })
             .collect(),

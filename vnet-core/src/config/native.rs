@@ -146,7 +146,7 @@ pub struct RecordDoc {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamDoc {
-    /// `9.9.9.9` or `9.9.9.9:53`.
+    /// `9.9.9.9`, `9.9.9.9:53`, `tls://9.9.9.9#dns.quad9.net` or `https://9.9.9.9/dns-query#dns.quad9.net`.
     pub address: String,
     /// Only for names under this domain.
     #[serde(skip_serializing_if = "Option::is_none")]

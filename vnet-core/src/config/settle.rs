@@ -3,7 +3,7 @@
 mod subnet;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use uuid::Uuid;
 
@@ -297,17 +297,10 @@ fn record(i: usize, doc: &RecordDoc, check: &mut Check) -> Option<Record> {
 
 fn upstream(i: usize, doc: &UpstreamDoc, check: &mut Check) -> Option<Upstream> {
     let at = format!("dns.upstream[{i}]");
-    let address = match doc.address.parse::<IpAddr>() {
-        Ok(ip) => Some(SocketAddr::new(ip, 53)),
-        Err(_) => check.form(
-            format!("{at}.address"),
-            &doc.address,
-            "a resolver's address, like 9.9.9.9 or 9.9.9.9:53",
-        ),
-    };
+    let server = check.parse(format!("{at}.address"), doc.address.trim());
     let domain = check.maybe(format!("{at}.domain"), doc.domain.as_deref());
     Some(Upstream {
-        address: address?,
+        server: server?,
         domain,
     })
 }

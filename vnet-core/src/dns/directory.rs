@@ -4,10 +4,11 @@
 //! here a lease only cannot take or add to a name that the document, a port or a reservation has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use super::wire::{NameBuf, is_under, parent};
 use super::zone::{Node, Record, WireName, Zone};
+use crate::model::Endpoint;
 use crate::types::{DomainName, IpNet, NetworkName, PortName};
 
 /// A network in this directory: a small number instead of its name, for the path of every packet.
@@ -70,7 +71,7 @@ pub struct Directory {
     by_apex: HashMap<WireName, Vec<NetworkId>>,
     /// By the first address of each subnet; subnets never overlap.
     by_subnet: BTreeMap<IpAddr, (IpNet, NetworkId)>,
-    groups: Vec<Vec<SocketAddr>>,
+    groups: Vec<Vec<Endpoint>>,
     host: Option<DomainName>,
     serial: u32,
 }
@@ -153,7 +154,7 @@ impl Directory {
 
     /// The upstreams of a group that a zone named.
     #[must_use]
-    pub fn group(&self, id: GroupId) -> &[SocketAddr] {
+    pub fn group(&self, id: GroupId) -> &[Endpoint] {
         self.groups.get(id.0 as usize).map_or(&[], Vec::as_slice)
     }
 
@@ -213,7 +214,7 @@ impl Directory {
     }
 
     fn routes(&mut self, zone: &Zone) -> Vec<(WireName, GroupId)> {
-        let mut lists: BTreeMap<WireName, Vec<SocketAddr>> = BTreeMap::new();
+        let mut lists: BTreeMap<WireName, Vec<Endpoint>> = BTreeMap::new();
         for upstream in &zone.upstreams {
             let domain = upstream.domain.as_ref();
             let name = domain.and_then(|d| NameBuf::from_text(d.as_str()));
@@ -221,7 +222,7 @@ impl Directory {
             lists
                 .entry((&name).into())
                 .or_default()
-                .push(upstream.address);
+                .push(upstream.server.clone());
         }
         let mut routes: Vec<_> = lists
             .into_iter()
@@ -232,7 +233,7 @@ impl Directory {
     }
 
     /// Networks with the same upstreams share them, and the cache behind them.
-    fn intern(&mut self, list: Vec<SocketAddr>) -> GroupId {
+    fn intern(&mut self, list: Vec<Endpoint>) -> GroupId {
         let known = self.groups.iter().skip(1).position(|g| *g == list);
         let index = known.map_or(self.groups.len(), |i| i + 1);
         if known.is_none() {

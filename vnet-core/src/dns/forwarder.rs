@@ -178,7 +178,7 @@ impl Forwarder {
         let asked = |a: &Attempt| {
             servers
                 .get(a.server)
-                .is_some_and(|s| s.address.ip() == waiter.client)
+                .is_some_and(|s| s.endpoint.address.ip() == waiter.client)
         };
         if waiter.host || asking.attempts.iter().any(asked) {
             return Err(Declined::Loop);
@@ -243,10 +243,11 @@ impl Forwarder {
     }
 
     /// The answer of a connection, or that there is none.
-    pub(super) fn tcp_answer(
+    pub(super) fn stream_answer(
         &mut self,
         now: u64,
         dice: Dice<'_>,
+        server: ServerId,
         ticket: u64,
         message: Option<&[u8]>,
     ) {
@@ -258,14 +259,16 @@ impl Forwarder {
         else {
             return;
         };
-        let Some(at) = asking.attempts.iter().position(|a| a.tcp) else {
+        let its = |a: &Attempt| {
+            a.tcp && a.server == server && message.is_none_or(|m| u16_at(m, 0) == Some(a.id))
+        };
+        let Some(at) = asking.attempts.iter().position(its) else {
             return;
         };
         let question = &asking.attempts[at].question;
-        let id = asking.attempts[at].id;
-        let message =
-            message.filter(|m| u16_at(m, 0) == Some(id) && believe(m, question) == Belief::Yes);
-        if let Some(message) = message {
+        // Who answers on a connection is known: the case is no proof that is needed.
+        let good = |m: &&[u8]| matches!(believe(m, question), Belief::Yes | Belief::OtherCase);
+        if let Some(message) = message.filter(good) {
             self.heard(now, slot, at);
             self.answered(now, dice, slot, at, message);
         } else {
@@ -279,7 +282,12 @@ impl Forwarder {
         if let Some(server) = self.servers.get_mut(server) {
             server.unreachable(now);
         }
-        let waits = |a: &Asking| a.attempts.iter().position(|a| a.server == server && !a.tcp);
+        let secure = self.is_secure(server);
+        let waits = |a: &Asking| {
+            a.attempts
+                .iter()
+                .position(|a| a.server == server && a.tcp == secure)
+        };
         let all: Vec<(usize, usize)> = self
             .asking
             .iter()
@@ -398,7 +406,16 @@ impl Forwarder {
         self.schedule(slot, now);
     }
 
+    fn is_secure(&self, server: ServerId) -> bool {
+        self.servers
+            .get(server)
+            .is_some_and(|s| s.endpoint.is_secure())
+    }
+
     fn send(&mut self, now: u64, dice: Dice<'_>, slot: usize, id: ServerId) {
+        if self.is_secure(id) {
+            return self.stream(now, dice, slot, id);
+        }
         let (Some(asking), Some(server)) = (self.asking.get_mut(slot), self.servers.get(id)) else {
             return;
         };
@@ -412,7 +429,7 @@ impl Forwarder {
         while self.by_message.contains_key(&(id, lane, number)) {
             number = number.wrapping_add(1);
         }
-        let message = compose(number, asking.flags, &question, asking.edns(server));
+        let message = compose(number, asking.flags, &question, asking.edns(server), false);
         self.by_message.insert((id, lane, number), slot);
         asking.attempts.push(Attempt {
             server: id,
@@ -425,7 +442,7 @@ impl Forwarder {
         asking.tried.push(id);
         asking.sends += 1;
         self.sent += 1;
-        let address = server.address;
+        let address = server.endpoint.address;
         self.effects.push_back(Effect::Send {
             server: id,
             address,
@@ -442,18 +459,49 @@ impl Forwarder {
         };
         let attempt = &mut asking.attempts[at];
         (attempt.tcp, attempt.sent) = (true, now);
-        let (id, server, question) = (attempt.id, attempt.server, attempt.question.clone());
-        let Some(server) = self.servers.get(server) else {
+        let (id, to, question) = (attempt.id, attempt.server, attempt.question.clone());
+        let Some(server) = self.servers.get(to) else {
             return;
         };
-        let message = compose(id, asking.flags, &question, asking.edns(server));
-        let ticket = (asking.generation & 0xff_ffff_ffff) << 24 | slot as u64 & 0xff_ffff;
-        self.effects.push_back(Effect::Connect {
-            address: server.address,
-            ticket,
+        let message = compose(id, asking.flags, &question, asking.edns(server), false);
+        self.effects.push_back(Effect::Stream {
+            server: to,
+            endpoint: server.endpoint.clone(),
+            ticket: asking.ticket(slot),
             message,
         });
         self.schedule(slot, now);
+    }
+
+    /// The question over a secure connection. One is enough: the connection loses nothing, and the shell makes another
+    /// when it breaks.
+    fn stream(&mut self, now: u64, dice: Dice<'_>, slot: usize, to: ServerId) {
+        let (Some(asking), Some(server)) = (self.asking.get_mut(slot), self.servers.get(to)) else {
+            return;
+        };
+        asking.tried.push(to);
+        if asking.attempts.iter().any(|a| a.server == to) {
+            return;
+        }
+        let id = u16::try_from(dice() & 0xffff).unwrap_or(0);
+        let question = asking.question.clone();
+        let message = compose(id, asking.flags, &question, asking.edns(server), true);
+        asking.attempts.push(Attempt {
+            server: to,
+            lane: 0,
+            id,
+            question,
+            sent: now,
+            tcp: true,
+        });
+        asking.sends += 1;
+        self.sent += 1;
+        self.effects.push_back(Effect::Stream {
+            server: to,
+            endpoint: server.endpoint.clone(),
+            ticket: asking.ticket(slot),
+            message,
+        });
     }
 
     fn heard(&mut self, now: u64, slot: usize, at: usize) {
@@ -473,7 +521,7 @@ impl Forwarder {
         let patience = asking.attempts.last().map_or(TCP_WAIT, |attempt| {
             let server = self.servers.get(attempt.server);
             let patience = server.map_or(TCP_WAIT, super::servers::Server::patience);
-            if attempt.tcp {
+            if attempt.tcp && !server.is_some_and(|s| s.endpoint.is_secure()) {
                 TCP_WAIT
             } else {
                 patience << (asking.sends.saturating_sub(1) / 2).min(3)
@@ -533,6 +581,11 @@ impl Forwarder {
 }
 
 impl Asking {
+    /// What an answer of a connection is brought with.
+    fn ticket(&self, slot: usize) -> u64 {
+        (self.generation & 0xff_ffff_ffff) << 24 | slot as u64 & 0xff_ffff
+    }
+
     /// What EDNS says to an upstream: whether signatures are wanted; nothing to one that does not know EDNS.
     fn edns(&self, server: &super::servers::Server) -> Option<bool> {
         (!server.no_edns).then_some(self.dnssec_ok)

@@ -17,6 +17,8 @@ mod cache;
 
 mod directory;
 mod forwarder;
+#[cfg(any(feature = "host", test))]
+pub(crate) mod h2;
 mod resolver;
 mod response;
 mod reverse;

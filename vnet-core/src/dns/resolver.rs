@@ -11,6 +11,7 @@ use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Waiter, Way};
 use super::response::{Age, Response};
 use super::servers::ServerId;
 use super::wire::{self, Query, Reject, flag, rcode};
+use crate::model::Endpoint;
 use crate::types::NetworkName;
 
 /// Queries by what became of them.
@@ -81,7 +82,7 @@ pub struct Resolver {
     counters: Vec<Counters>,
     /// The upstreams of each group, by number.
     groups: Vec<Option<Arc<[ServerId]>>>,
-    host: Vec<SocketAddr>,
+    host: Vec<Endpoint>,
     replies: Vec<(Way, Vec<u8>)>,
 }
 
@@ -120,7 +121,7 @@ impl Resolver {
 
     /// The host's own resolvers, in order.
     pub fn follow(&mut self, resolvers: Vec<SocketAddr>) {
-        self.host = resolvers;
+        self.host = resolvers.into_iter().map(Endpoint::from).collect();
         self.groups.clear();
     }
 
@@ -198,9 +199,17 @@ impl Resolver {
         self.settle(now);
     }
 
-    /// What a connection to an upstream brought.
-    pub fn tcp_answer(&mut self, now: u64, dice: Dice<'_>, ticket: u64, message: Option<&[u8]>) {
-        self.forwarder.tcp_answer(now, dice, ticket, message);
+    /// What a connection to an upstream brought for a ticket; `None` is that it will bring nothing.
+    pub fn stream_answer(
+        &mut self,
+        now: u64,
+        dice: Dice<'_>,
+        server: ServerId,
+        ticket: u64,
+        message: Option<&[u8]>,
+    ) {
+        self.forwarder
+            .stream_answer(now, dice, server, ticket, message);
         self.settle(now);
     }
 
@@ -369,8 +378,8 @@ impl Resolver {
         };
         let others = addresses
             .iter()
-            .filter(|a| a.port() != 53 || !own.contains(&a.ip()));
-        let servers: Arc<[ServerId]> = others.map(|a| self.forwarder.servers.intern(*a)).collect();
+            .filter(|e| e.address.port() != 53 || !own.contains(&e.address.ip()));
+        let servers: Arc<[ServerId]> = others.map(|e| self.forwarder.servers.intern(e)).collect();
         self.groups[group.index()] = Some(Arc::clone(&servers));
         servers
     }

@@ -1,7 +1,8 @@
 //! The upstreams themselves: how fast each is, whether it lives, and what it cannot stand.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+
+use crate::model::Endpoint;
 
 /// An upstream by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +18,7 @@ const WAIT: (u64, u64, u64) = (400, 200, 1_000);
 /// What is known of one upstream.
 #[derive(Debug, Clone)]
 pub(super) struct Server {
-    pub(super) address: SocketAddr,
+    pub(super) endpoint: Endpoint,
     /// Smoothed time to answer in milliseconds; 0 is unknown.
     smoothed: u64,
     silences: u32,
@@ -105,18 +106,18 @@ impl Server {
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     all: Vec<Server>,
-    by_address: HashMap<SocketAddr, ServerId>,
+    by_endpoint: HashMap<Endpoint, ServerId>,
 }
 
 impl Servers {
-    pub(super) fn intern(&mut self, address: SocketAddr) -> ServerId {
-        if let Some(id) = self.by_address.get(&address) {
+    pub(super) fn intern(&mut self, endpoint: &Endpoint) -> ServerId {
+        if let Some(id) = self.by_endpoint.get(endpoint) {
             return *id;
         }
         let id = ServerId(u32::try_from(self.all.len()).unwrap_or(u32::MAX));
-        self.by_address.insert(address, id);
+        self.by_endpoint.insert(endpoint.clone(), id);
         self.all.push(Server {
-            address,
+            endpoint: endpoint.clone(),
             smoothed: 0,
             silences: 0,
             down_until: 0,

@@ -148,7 +148,7 @@ impl Host {
                     lane,
                     message,
                 } => (address, server, lane, message),
-                Effect::Connect { .. } => panic!("no connection was expected"),
+                Effect::Stream { .. } => panic!("no connection was expected"),
             })
             .collect()
     }

@@ -1,5 +1,6 @@
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
+use super::Endpoint;
 use crate::types::DomainName;
 
 /// DNS of one network.
@@ -23,8 +24,8 @@ pub struct Dns {
 /// One resolver to forward to, for every name or for one domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens, and how it is spoken to.
+    pub server: Endpoint,
     /// Only for names under this domain.
     pub domain: Option<DomainName>,
 }

@@ -7,6 +7,7 @@
 mod bridge;
 mod dhcp;
 mod dns;
+mod endpoint;
 mod forward;
 mod network;
 mod options;
@@ -20,6 +21,7 @@ mod world;
 pub use bridge::Bridge;
 pub use dhcp::{Dhcp4, Dhcp6, RaMode, Reservation4, Reservation6};
 pub use dns::{Dns, HostRecord, Upstream};
+pub use endpoint::{Endpoint, Transport};
 pub use forward::{Forward, ForwardKind, HostAccess, Nat};
 pub use network::{Network, Route4};
 pub(crate) use options::unhex;

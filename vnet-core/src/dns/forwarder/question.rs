@@ -3,8 +3,20 @@
 use super::super::wire::{HEADER, flag, put_opt, put_u16, rcode, u16_at};
 use super::Dice;
 
-/// A query as it is sent: its number, flags and question, and EDNS where the upstream takes it.
-pub(super) fn compose(id: u16, flags: u16, question: &[u8], edns: Option<bool>) -> Vec<u8> {
+/// Padded questions come in multiples of this (RFC 8467 section 4.1).
+const BLOCK: usize = 128;
+/// A padding option without its padding (RFC 7830 section 3).
+const PADDING: [u8; 2] = [0, 12];
+
+/// A query as it is sent: its number, flags and question, and EDNS where the upstream takes it. Padded, its length does
+/// not tell those on the way what was asked.
+pub(super) fn compose(
+    id: u16,
+    flags: u16,
+    question: &[u8],
+    edns: Option<bool>,
+    padded: bool,
+) -> Vec<u8> {
     let mut message = vec![0; HEADER];
     put_u16(&mut message, 0, id);
     put_u16(&mut message, 2, flag::RD | flags);
@@ -13,6 +25,19 @@ pub(super) fn compose(id: u16, flags: u16, question: &[u8], edns: Option<bool>) 
     if let Some(dnssec_ok) = edns {
         put_u16(&mut message, 10, 1);
         put_opt(&mut message, dnssec_ok, 0);
+        if padded {
+            let data_len_at = message.len() - 2;
+            let whole = (message.len() + 4).next_multiple_of(BLOCK);
+            let pad = whole - message.len() - 4;
+            message.extend_from_slice(&PADDING);
+            message.extend_from_slice(&u16::try_from(pad).unwrap_or(0).to_be_bytes());
+            message.resize(whole, 0);
+            put_u16(
+                &mut message,
+                data_len_at,
+                u16::try_from(pad + 4).unwrap_or(0),
+            );
+        }
     }
     message
 }

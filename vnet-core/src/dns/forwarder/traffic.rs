@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::NetworkId;
 use super::super::response::Response;
 use super::super::servers::ServerId;
+use crate::model::Endpoint;
 
 /// Bounds that keep one guest from starving the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +65,13 @@ pub enum Effect {
         /// What.
         message: Vec<u8>,
     },
-    /// Ask an upstream over TCP; the answer goes to [`crate::dns::Resolver::tcp_answer`] with the ticket.
-    Connect {
-        /// Where.
-        address: SocketAddr,
+    /// Ask an upstream over a connection: one of its own to a plain one whose datagram was cut, the one that stands to
+    /// a secure one. The answer goes to [`crate::dns::Resolver::stream_answer`] with the ticket.
+    Stream {
+        /// Whom.
+        server: ServerId,
+        /// Where, and how.
+        endpoint: Endpoint,
         /// For the answer.
         ticket: u64,
         /// What, without the length in front.

@@ -13,6 +13,7 @@ mod mmsg;
 mod outbound;
 mod random;
 mod resolv;
+mod secure;
 mod tcp;
 mod traffic;
 mod worker;
@@ -54,6 +55,15 @@ impl Drop for Bell {
     }
 }
 
+/// What of the host the service goes by.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Tells who is asked about names that no network knows; followed as it changes.
+    pub resolv_conf: PathBuf,
+    /// The certificates of those who may vouch for secure upstreams; the system's when left out.
+    pub authorities: Option<PathBuf>,
+}
+
 /// What a network should be served: a zone on a bridge, or nothing any more.
 pub type Wanted = (NetworkName, Option<Zone>, IfName);
 
@@ -66,15 +76,14 @@ enum Command {
 }
 
 impl Dns {
-    /// Starts the service's thread. `resolv_conf` tells who is asked about names that no network knows; it is
-    /// followed as it changes.
+    /// Starts the service's thread.
     ///
     /// # Errors
     /// When the kernel gives no thread, no epoll or no event counter.
-    pub fn start(resolv_conf: PathBuf) -> std::io::Result<Self> {
+    pub fn start(setup: Setup) -> std::io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let (commands, inbox) = channel();
-        let worker = worker::Worker::new(resolv_conf, inbox, Arc::clone(&bell))?;
+        let worker = worker::Worker::new(setup, inbox, Arc::clone(&bell))?;
         std::thread::Builder::new()
             .name("dns".to_owned())
             .spawn(move || worker.run())?;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::dns::NetworkId;
+use crate::dns::{NetworkId, ServerId};
 
 /// Unsent bytes after which a client that does not read is cut off.
 const MOST_OUTPUT: usize = 256 << 10;
@@ -31,7 +31,7 @@ pub(super) enum Role {
         pending: u32,
     },
     /// Ours to an upstream, for the answer with this ticket.
-    Upstream { ticket: u64 },
+    Upstream { server: ServerId, ticket: u64 },
 }
 
 /// A connection.
@@ -75,6 +75,14 @@ pub(super) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
+/// The first whole message of what came, taken out.
+pub(super) fn cut(input: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let len = usize::from(u16::from_be_bytes(*input.first_chunk()?));
+    let message = input.get(2..2 + len)?.to_vec();
+    input.drain(..2 + len);
+    Some(message)
+}
+
 impl Stream {
     pub(super) const fn new(socket: TcpStream, now: u64) -> Self {
         Self {
@@ -116,16 +124,7 @@ impl Stream {
 
     /// The next whole message, taken out.
     pub(super) fn next(&mut self) -> Option<Vec<u8>> {
-        let len = usize::from(u16::from_be_bytes([
-            *self.input.first()?,
-            *self.input.get(1)?,
-        ]));
-        if self.input.len() < 2 + len {
-            return None;
-        }
-        let message = self.input[2..2 + len].to_vec();
-        self.input.drain(..2 + len);
-        Some(message)
+        cut(&mut self.input)
     }
 
     /// Writes what the socket takes; false when all is written.

@@ -9,7 +9,7 @@ use tracing::{debug, trace};
 use super::mmsg::{self, Address};
 use super::tcp::{self, Connection, Role, Stream};
 use super::worker::{Token, Worker};
-use crate::dns::{Effect, From, Way};
+use crate::dns::{Effect, From, ServerId, Way};
 
 /// Batches a socket may take in one turn, so that a flooded network does not starve the others.
 const TURNS: usize = 4;
@@ -150,10 +150,11 @@ impl Worker {
             return false;
         }
         match &connection.role {
-            Role::Upstream { ticket } => {
-                let ticket = *ticket;
+            Role::Upstream { server, ticket } => {
+                let (server, ticket) = (*server, *ticket);
+                let dice = &mut || self.random.next();
                 self.resolver
-                    .tcp_answer(now, &mut || self.random.next(), ticket, Some(message));
+                    .stream_answer(now, dice, server, ticket, Some(message));
                 false
             }
             Role::Client {
@@ -217,11 +218,20 @@ impl Worker {
                             .unreachable(now, &mut || self.random.next(), server);
                     }
                 },
-                Effect::Connect {
-                    address,
+                Effect::Stream {
+                    server,
+                    endpoint,
                     ticket,
                     message,
-                } => self.connect(now, address, ticket, &message),
+                } if endpoint.is_secure() => {
+                    self.ask_secure(now, server, &endpoint, ticket, message);
+                }
+                Effect::Stream {
+                    server,
+                    endpoint,
+                    ticket,
+                    message,
+                } => self.connect(now, server, endpoint.address, ticket, &message),
             }
         }
         let some = !outgoing.is_empty();
@@ -250,16 +260,24 @@ impl Worker {
         }
     }
 
-    fn connect(&mut self, now: u64, address: SocketAddr, ticket: u64, message: &[u8]) {
+    fn connect(
+        &mut self,
+        now: u64,
+        server: ServerId,
+        address: SocketAddr,
+        ticket: u64,
+        message: &[u8],
+    ) {
         match tcp::connect(address) {
             Ok(socket) => {
                 let mut stream = Stream::new(socket, now);
                 stream.push(message);
-                self.open(stream, Role::Upstream { ticket });
+                self.open(stream, Role::Upstream { server, ticket });
             }
-            Err(_) => self
-                .resolver
-                .tcp_answer(now, &mut || self.random.next(), ticket, None),
+            Err(_) => {
+                let dice = &mut || self.random.next();
+                self.resolver.stream_answer(now, dice, server, ticket, None);
+            }
         }
     }
 
@@ -354,14 +372,14 @@ impl Worker {
 
     fn close_connection(&mut self, index: usize) {
         if let Some(Connection {
-            role: Role::Upstream { ticket },
+            role: Role::Upstream { server, ticket },
             ..
         }) = self.connections.remove(index)
         {
             // A ticket that was answered is no ticket any more.
             let now = self.now();
-            self.resolver
-                .tcp_answer(now, &mut || self.random.next(), ticket, None);
+            let dice = &mut || self.random.next();
+            self.resolver.stream_answer(now, dice, server, ticket, None);
         }
     }
 

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -14,13 +13,14 @@ use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use tracing::{info, warn};
 
-use super::Command;
 use super::gateways::{Bound, Listener};
 use super::mmsg::{self, Batch};
 use super::outbound::Outbound;
 use super::random::Random;
 use super::resolv::ResolvConf;
+use super::secure::Secure;
 use super::tcp::Connection;
+use super::{Command, Setup};
 use crate::dns::slab::Slab;
 use crate::dns::{Directory, Limits, Resolver};
 use crate::types::NetworkName;
@@ -39,6 +39,7 @@ pub(super) enum Token {
     Tcp(usize),
     Connection(usize),
     Upstream(usize),
+    Secure(usize),
 }
 
 impl Token {
@@ -50,6 +51,7 @@ impl Token {
             Self::Tcp(i) => (3, i),
             Self::Connection(i) => (4, i),
             Self::Upstream(i) => (5, i),
+            Self::Secure(i) => (6, i),
         };
         kind << 56 | index as u64
     }
@@ -63,6 +65,7 @@ impl Token {
             3 => Some(Self::Tcp(index)),
             4 => Some(Self::Connection(index)),
             5 => Some(Self::Upstream(index)),
+            6 => Some(Self::Secure(index)),
             _ => None,
         }
     }
@@ -80,6 +83,7 @@ pub(super) struct Worker {
     pub(super) listeners: Slab<Listener>,
     pub(super) connections: Slab<Connection>,
     pub(super) outbound: Outbound,
+    pub(super) secure: Secure,
     pub(super) batch: Batch,
     pub(super) replies: Vec<Vec<u8>>,
     pub(super) generation: u64,
@@ -91,7 +95,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        resolv_conf: PathBuf,
+        setup: Setup,
         inbox: Receiver<Command>,
         bell: Arc<OwnedFd>,
     ) -> io::Result<Self> {
@@ -102,13 +106,14 @@ impl Worker {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             inbox,
             bell,
-            resolv_conf: ResolvConf::new(resolv_conf),
+            resolv_conf: ResolvConf::new(setup.resolv_conf),
             resolver: Resolver::new(Directory::new(host), Limits::default()),
             random: Random::default(),
             networks: BTreeMap::new(),
             listeners: Slab::default(),
             connections: Slab::default(),
             outbound: Outbound::default(),
+            secure: Secure::new(setup.authorities),
             batch: Batch::new(),
             replies: vec![Vec::new(); mmsg::BATCH],
             generation: 0,
@@ -161,6 +166,7 @@ impl Worker {
                 Some(Token::Tcp(i)) => self.on_accept(i),
                 Some(Token::Connection(i)) => self.on_connection(i),
                 Some(Token::Upstream(i)) => self.on_upstream(i),
+                Some(Token::Secure(i)) => self.on_secure(i),
                 None => {}
             }
         }
@@ -268,7 +274,9 @@ impl Worker {
             self.sweep_at = None;
             self.outbound.sweep(ms);
             self.sweep_connections(ms);
-            if !self.outbound.is_empty() || self.connections.len() > 0 {
+            self.sweep_secure(ms);
+            let idle = self.outbound.is_empty() && self.secure.is_empty();
+            if !idle || self.connections.len() > 0 {
                 self.sweep_later();
             }
         }
