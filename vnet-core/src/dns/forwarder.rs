@@ -10,6 +10,7 @@
 //! very case) that was sent. The same question from many askers is asked once. No sockets, no clock, no dice here:
 //! time and randomness come in, effects go out.
 
+mod asking;
 mod question;
 mod traffic;
 
@@ -18,8 +19,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::response::Response;
-use super::servers::{ServerId, Servers, Standing};
+use super::servers::{ServerId, Servers};
 use super::slab::Slab;
+use asking::{Asking, Attempt, choose};
 use question::{Belief, believe, compose, mangle};
 pub(super) use traffic::{Declined, Done, Waiter};
 pub use traffic::{Effect, Limits, Way};
@@ -36,40 +38,6 @@ const STALE_AFTER: u64 = 1_800;
 const MOST_SENDS: u8 = 8;
 /// How long a connection may take.
 const TCP_WAIT: u64 = 2_000;
-
-/// One message that may still be answered.
-#[derive(Debug)]
-struct Attempt {
-    server: ServerId,
-    lane: u8,
-    id: u16,
-    /// The question as it was sent, in its random case.
-    question: Box<[u8]>,
-    sent: u64,
-    tcp: bool,
-}
-
-/// One question in flight.
-#[derive(Debug)]
-struct Asking {
-    key: Box<[u8]>,
-    servers: Arc<[ServerId]>,
-    question: Box<[u8]>,
-    flags: u16,
-    dnssec_ok: bool,
-    waiters: Vec<Waiter>,
-    attempts: Vec<Attempt>,
-    /// Those that were asked in this round.
-    tried: Vec<ServerId>,
-    sends: u8,
-    /// When something is to be done next.
-    due: u64,
-    stale_at: Option<u64>,
-    deadline: u64,
-    /// A failure that some upstream reported, for want of better.
-    failure: Option<Response>,
-    generation: u64,
-}
 
 /// A source of randomness: the next 64 bits.
 pub type Dice<'a> = &'a mut dyn FnMut() -> u64;
@@ -577,35 +545,5 @@ impl Forwarder {
                 }
             }
         }
-    }
-}
-
-impl Asking {
-    /// What an answer of a connection is brought with.
-    fn ticket(&self, slot: usize) -> u64 {
-        (self.generation & 0xff_ffff_ffff) << 24 | slot as u64 & 0xff_ffff
-    }
-
-    /// What EDNS says to an upstream: whether signatures are wanted; nothing to one that does not know EDNS.
-    fn edns(&self, server: &super::servers::Server) -> Option<bool> {
-        (!server.no_edns).then_some(self.dnssec_ok)
-    }
-}
-
-/// Whom to ask next among those not asked yet: the first that is up, with one beside it whose rest is over; if none is
-/// up, whoever is left.
-fn choose(servers: &Servers, now: u64, asking: &Asking) -> Option<(Option<ServerId>, ServerId)> {
-    let left = || {
-        asking
-            .servers
-            .iter()
-            .copied()
-            .filter(|s| !asking.tried.contains(s))
-    };
-    let of = |standing| left().find(|s| servers.standing(now, *s) == standing);
-    let probing = of(Standing::Probing);
-    match of(Standing::Up) {
-        Some(up) => Some((probing, up)),
-        None => probing.or_else(|| left().next()).map(|any| (None, any)),
     }
 }
