@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use vnet_core::model::{Home, Network, Port, PortKind, World};
-use vnet_core::plan::uplink;
+use vnet_core::firewall::Hold;
+use vnet_core::model::{Home, Port, PortKind, World};
+use vnet_core::types::Mtu;
 
 use super::Driver;
 
@@ -38,8 +39,13 @@ pub(super) struct Backends {
     deaths: (mpsc::Sender<Home>, mpsc::Receiver<Home>),
 }
 
-/// What a port must be in its process, as the control socket takes it.
-type Wanted<'a> = BTreeMap<String, (&'a Port, Option<u16>)>;
+/// What a port must be in its process.
+#[derive(PartialEq, Eq)]
+struct Wanted<'a> {
+    port: &'a Port,
+    mtu: Option<u16>,
+    hold: Option<Hold>,
+}
 
 impl Backends {
     /// Processes run `program` and have their sockets below the run directory.
@@ -59,7 +65,7 @@ impl Backends {
     }
 
     fn folder(&self, home: &Home) -> PathBuf {
-        self.folder.join(uplink(home).as_str())
+        self.folder.join(home.uplink().as_str())
     }
 
     /// The next process that died: its ports must be served anew.
@@ -87,14 +93,7 @@ impl Backends {
     /// # Errors
     /// A sentence that says what to do.
     pub(super) fn serve(&mut self, home: &Home, world: &World) -> Result<(), String> {
-        let mtu = home
-            .network()
-            .and_then(|n| world.networks.get(n))
-            .and_then(network_mtu);
-        let mine = world
-            .live_ports()
-            .filter(|p| p.key.home == *home && matches!(p.kind, PortKind::VhostUser { .. }));
-        let wanted: Wanted<'_> = mine.map(|p| (p.key.name.to_string(), (p, mtu))).collect();
+        let wanted = wanted(world, home);
         let folder = self.folder(home);
         let mut line = match (Line::open(&folder), wanted.is_empty()) {
             (Ok(line), true) => return line.end(&folder).map_err(|e| e.to_string()),
@@ -110,9 +109,13 @@ impl Backends {
                 .map_err(|e| e.to_string())?;
             let _ = std::fs::remove_file(folder.join(format!("{name}.sock")));
         }
-        for (name, (port, mtu)) in wanted.iter().filter(|(name, _)| !served.contains(*name)) {
-            self.add(&mut line, name, port, *mtu)
-                .map_err(|e| format!("port {}: {e}", port.key))?;
+        for (name, port) in &wanted {
+            let done = if served.contains(name) {
+                set(&mut line, port)
+            } else {
+                self.add(&mut line, port)
+            };
+            done.map_err(|e| format!("port {}: {e}", port.port.key))?;
         }
         self.watch(home, &folder);
         Ok(())
@@ -127,7 +130,7 @@ impl Backends {
             .arg("--control")
             .arg(&control)
             .arg("--tap")
-            .arg(uplink(home).as_str());
+            .arg(home.uplink().as_str());
         // A group of its own: a Ctrl-C for netd is none for the guests.
         command
             .process_group(0)
@@ -163,7 +166,8 @@ impl Backends {
     }
 
     /// The socket is made here, so that a plain user may be its owner; the process gets it open.
-    fn add(&self, line: &mut Line, name: &str, port: &Port, mtu: Option<u16>) -> io::Result<()> {
+    fn add(&self, line: &mut Line, wanted: &Wanted<'_>) -> io::Result<()> {
+        let port = wanted.port;
         let path = self.socket(port);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -174,19 +178,10 @@ impl Backends {
         if let PortKind::VhostUser { owner: Some(owner) } = port.kind {
             std::os::unix::fs::chown(&path, Some(owner.uid), None)?;
         }
-        let addresses: Vec<String> = port
-            .ipv4
-            .iter()
-            .map(ToString::to_string)
-            .chain(port.ipv6.iter().map(ToString::to_string))
-            .collect();
-        let mut ask = json!({
-            "op": "add-port", "name": name, "mac": port.mac.to_string(), "queues": port.queues,
-            "isolated": port.isolated, "mtu": mtu,
+        let ask = json!({
+            "op": "add-port", "name": port.key.name, "mac": port.mac, "queues": port.queues, "mtu": wanted.mtu,
+            "isolated": port.isolated, "guard": wanted.hold,
         });
-        if port.guard {
-            ask["guard"] = json!({ "macs": [port.mac.to_string()], "addresses": addresses });
-        }
         line.ask(&ask, Some(&listener)).map(drop)
     }
 
@@ -212,8 +207,24 @@ impl Backends {
     }
 }
 
-fn network_mtu(network: &Network) -> Option<u16> {
-    network.bridge.mtu.map(vnet_core::types::Mtu::get)
+/// What a process serves already it keeps, on today's terms.
+fn set(line: &mut Line, wanted: &Wanted<'_>) -> io::Result<()> {
+    let port = wanted.port;
+    let ask = json!({ "op": "set-port", "name": port.key.name, "isolated": port.isolated, "guard": wanted.hold });
+    line.ask(&ask, None).map(drop)
+}
+
+/// A home's live vhost-user ports, by name.
+fn wanted<'a>(world: &'a World, home: &Home) -> BTreeMap<String, Wanted<'a>> {
+    let network = home.network().and_then(|name| world.networks.get(name));
+    let mtu = network.and_then(|network| network.bridge.mtu).map(Mtu::get);
+    let ports = world.live_ports().filter(|p| p.key.home == *home);
+    let mine = ports.filter(|p| matches!(p.kind, PortKind::VhostUser { .. }));
+    let terms = mine.map(|port| {
+        let hold = port.guard.then(|| Hold::of(world, port));
+        (port.key.name.to_string(), Wanted { port, mtu, hold })
+    });
+    terms.collect()
 }
 
 impl Driver {
@@ -224,7 +235,7 @@ impl Driver {
             .cloned()
             .collect();
         for home in homes {
-            if live(before, &home) != live(&self.world, &home) {
+            if wanted(before, &home) != wanted(&self.world, &home) {
                 self.serve_home(&home);
             }
         }
@@ -232,7 +243,7 @@ impl Driver {
 
     /// A process died: serve its ports anew.
     pub(super) fn revive(&mut self, home: &Home) {
-        if live(&self.world, home).is_empty() {
+        if wanted(&self.world, home).is_empty() {
             return;
         }
         self.events.emit(
@@ -260,14 +271,6 @@ impl Driver {
             PortKind::Tap { .. } | PortKind::TapFd { .. } | PortKind::External => None,
         }
     }
-}
-
-/// A home's live vhost-user ports.
-fn live<'a>(world: &'a World, home: &Home) -> Vec<&'a Port> {
-    let ports = world.live_ports().filter(|p| p.key.home == *home);
-    ports
-        .filter(|p| matches!(p.kind, PortKind::VhostUser { .. }))
-        .collect()
 }
 
 /// A conversation with a process.

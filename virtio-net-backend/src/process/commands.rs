@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::control::{AddPort, Answer, Command, GuardSpec, LimitSpec, RateSpec};
+use super::control::{AddPort, Answer, Command, LimitSpec, RateSpec, SetPort};
 use super::network::Middle;
 use super::port::{Door, Port};
 use super::worker::Worker;
 use crate::device::{Features, Settings};
 use crate::switch::{self, Guard, Limit, PortIndex, Rate};
+use vnet_core::firewall::Hold;
+use vnet_core::types::Mac;
 
 impl Worker {
     /// Carries out a command; `fd` is the one that came with it.
@@ -20,6 +22,10 @@ impl Worker {
         match command {
             Command::AddPort(port) => match self.add_port(&port, fd) {
                 Ok(number) => Answer::done(json!({ "number": number })),
+                Err(error) => Answer::refused(error),
+            },
+            Command::SetPort(port) => match self.set_port(&port) {
+                Ok(()) => Answer::done(json!(null)),
                 Err(error) => Answer::refused(error),
             },
             Command::RemovePort { name } => match self.number_of(&name) {
@@ -63,7 +69,7 @@ impl Worker {
             withheld: Features::default(),
         };
         let port = switch::Port {
-            guard: spec.guard.as_ref().map(|guard| self::guard(guard, spec)),
+            guard: spec.guard.as_ref().map(|hold| guard(hold, spec.mac)),
             isolated: spec.isolated,
             send: limit(&spec.send),
             receive: limit(&spec.receive),
@@ -82,6 +88,32 @@ impl Worker {
             self.remove(number);
         }
         added.map(|()| number)
+    }
+
+    /// The guest notices nothing; frames under way are judged by the old or the new.
+    fn set_port(&mut self, spec: &SetPort) -> io::Result<()> {
+        let missing = || io::Error::other(format!("there is no port {}", spec.name));
+        let number = self.number_of(&spec.name).ok_or_else(missing)?;
+        let port = self.network().port(number).ok_or_else(missing)?;
+        let mac = Mac(port.settings.mac);
+        let port = switch::Port {
+            guard: spec.guard.as_ref().map(|hold| guard(hold, mac)),
+            isolated: spec.isolated,
+            send: limit(&spec.send),
+            receive: limit(&spec.receive),
+            ..switch::Port::default()
+        };
+        let now = self.time();
+        let (Middle::Switch(switch), Some(index)) =
+            (self.network().middle(), PortIndex::new(usize::from(number)))
+        else {
+            return Err(io::Error::other("this process has no switch"));
+        };
+        if switch.configure(now, index, port) {
+            Ok(())
+        } else {
+            Err(missing())
+        }
     }
 
     fn number_of(&mut self, name: &str) -> Option<u16> {
@@ -203,17 +235,12 @@ fn not_beside(path: &Path) -> io::Error {
     ))
 }
 
-fn guard(spec: &GuardSpec, port: &AddPort) -> Guard {
-    let macs = if spec.macs.is_empty() {
-        vec![port.mac]
-    } else {
-        spec.macs.clone()
-    };
-    spec.addresses
-        .iter()
-        .fold(Guard::new(macs), |guard, address| {
-            guard.allow(*address, 128)
-        })
+fn guard(hold: &Hold, mac: Mac) -> Guard {
+    let mut hold = hold.clone();
+    if hold.macs.is_empty() {
+        hold.macs.push(mac);
+    }
+    Guard::of(&hold)
 }
 
 fn limit(spec: &LimitSpec) -> Limit {

@@ -11,13 +11,13 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
 use serde::{Deserialize, Serialize};
+use vnet_core::firewall::Hold;
 use vnet_core::types::Mac;
 
 use super::poll::{Poll, Source};
@@ -36,6 +36,8 @@ const MAX_FDS: usize = 4;
 pub enum Command {
     /// Adds a port. A listening socket may come as an fd in place of a path.
     AddPort(Box<AddPort>),
+    /// Changes how the switch treats a port; its guest notices nothing.
+    SetPort(Box<SetPort>),
     /// Removes a port; its frontend is disconnected.
     RemovePort {
         /// Its name.
@@ -74,7 +76,26 @@ pub struct AddPort {
     #[serde(default = "one")]
     pub queues: u16,
     /// What the port may send; anything when absent.
-    pub guard: Option<GuardSpec>,
+    pub guard: Option<Hold>,
+    /// Never reaches another isolated port.
+    #[serde(default)]
+    pub isolated: bool,
+    /// How much the port may send.
+    #[serde(default)]
+    pub send: LimitSpec,
+    /// How much it may be sent.
+    #[serde(default)]
+    pub receive: LimitSpec,
+}
+
+/// A port to change in place: all of it, what is absent is as in a new port.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct SetPort {
+    /// Its name.
+    pub name: String,
+    /// What the port may send; anything when absent.
+    pub guard: Option<Hold>,
     /// Never reaches another isolated port.
     #[serde(default)]
     pub isolated: bool,
@@ -88,18 +109,6 @@ pub struct AddPort {
 
 const fn one() -> u16 {
     1
-}
-
-/// Addresses that a port may use.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct GuardSpec {
-    /// MAC addresses; the port's own when empty.
-    #[serde(default)]
-    pub macs: Vec<Mac>,
-    /// IP addresses.
-    #[serde(default)]
-    pub addresses: Vec<IpAddr>,
 }
 
 /// Limits of one direction.
@@ -301,6 +310,20 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guard_is_what_the_firewall_makes_of_a_port() {
+        let hold = Hold {
+            addresses: vec!["fd00::5".parse().expect("an address")],
+            free6: vnet_core::firewall::Free6::Within(vec!["fd00::/64".parse().expect("a net")]),
+            ..Hold::default()
+        };
+        let line = serde_json::json!({ "op": "set-port", "name": "web", "guard": hold });
+        let Ok(Command::SetPort(port)) = serde_json::from_value(line) else {
+            panic!("not read");
+        };
+        assert_eq!(port.guard, Some(hold));
+    }
 
     #[test]
     fn a_command_is_a_line_and_what_is_unknown_is_refused() {

@@ -9,7 +9,7 @@
 //! | IPv4 | the source is the port's; or it is a DHCP client that has no address yet |
 //! | IPv6 | the source is the port's; or `::` for duplicate address detection and what goes with it |
 //! | neighbour advertisement, or detection | its target is an address that the port may use |
-//! | DHCP and DHCPv6 server's messages, router advertisement, redirect | never |
+//! | from a DHCP server's port or to a client's (v4 and v6), router advertisement, redirect | never |
 //!
 //! In each family a port is either *held* to its addresses, or it *roams* ([`Guard::roam4`], [`Guard::roam6`]) where
 //! not all are known beforehand. What a guarded port owns, no other port may claim by ARP or neighbour discovery,
@@ -29,6 +29,7 @@ use super::{
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use vnet_core::firewall::{Free6, Hold};
 use vnet_core::types::Mac;
 
 /// The addresses of one port.
@@ -39,6 +40,9 @@ pub struct Guard {
     v6: Vec<RangeInclusive<u128>>,
     roams4: bool,
     roams6: Roams,
+    /// Whether other ports may claim its addresses all the same.
+    yields4: bool,
+    yields6: bool,
 }
 
 /// Whether a port may use IPv6 addresses that it was not given.
@@ -75,6 +79,29 @@ impl Guard {
             v6,
             ..Self::default()
         }
+    }
+
+    /// The guard of a port that is held to this: what `vnet_core::firewall` makes of it for the kernel.
+    #[must_use]
+    pub fn of(hold: &Hold) -> Self {
+        let own = hold.addresses.iter();
+        let mut guard = own.fold(Self::new(hold.macs.iter().copied()), |guard, address| {
+            guard.allow(*address, 128)
+        });
+        if hold.free4 {
+            guard = guard.roam4();
+        }
+        guard = match &hold.free6 {
+            Free6::None => guard,
+            Free6::Within(prefixes) if prefixes.is_empty() => guard,
+            Free6::Within(prefixes) => {
+                guard.roam6(prefixes.iter().map(|net| (net.addr(), net.prefix_len())))
+            }
+            Free6::Any => guard.roam6([]),
+        };
+        guard.yields4 = hold.yields4;
+        guard.yields6 = hold.yields6;
+        guard
     }
 
     /// Adds an address, or a prefix of them. A length beyond the family's is a single address.
@@ -217,14 +244,18 @@ impl Owned {
         let mut owned = Self::default();
         for guard in guards {
             let single4 = guard.v4.iter().filter(|range| range.start() == range.end());
-            owned.v4.extend(single4.map(RangeInclusive::start));
             let single6 = guard.v6.iter().filter(|range| range.start() == range.end());
-            owned.v6.extend(single6.map(RangeInclusive::start));
+            if !guard.yields4 {
+                owned.v4.extend(single4.map(RangeInclusive::start));
+            }
+            if !guard.yields6 {
+                owned.v6.extend(single6.map(RangeInclusive::start));
+            }
         }
         owned
     }
 
-    /// Whether a port without a guard may send this frame.
+    /// Whether a port without a guard may send this frame. A tagged one is of another LAN.
     pub(super) fn check(&self, frame: &[u8]) -> Verdict {
         match be16(frame, 12) {
             Some(ARP) if be32(frame, 28).is_some_and(|address| self.v4.contains(&address)) => {

@@ -7,10 +7,11 @@
 //! fe80::/10 that is not known to be another's, since privacy addresses and stable-privacy identifiers (RFC 7217,
 //! RFC 8981) are the default of most guests. What a guarded port owns, no other port may claim, guarded or not.
 
+use super::hold::{self, Free6, Hold};
 use super::publish;
 use super::rule::Field::{
     ArpAddress, ArpMac, DestinationMac, EtherType, Icmp6, Iif, Mark, Oif, Source4, Source6,
-    SourceMac,
+    SourceMac, Transport8,
 };
 use super::rule::{
     Action, At, Chain, Hook, Rule, TARGET_MODULUS, TARGET_SEED, Test, Value, is, not, one_of,
@@ -18,101 +19,83 @@ use super::rule::{
 };
 use super::ruleset::Ruleset;
 use super::set::{SetName, Table};
-use crate::model::{Network, Port, PortKind, RaMode, World};
+use crate::model::{PortKind, World};
+use crate::types::IfName;
 use std::net::Ipv6Addr;
 
-/// The elements of every port that has an interface in the kernel. (The switch of a vhost-user port guards it.)
+/// The elements of every port.
 pub(super) fn ports(rules: &mut Ruleset, world: &World) {
     for port in world.live_ports() {
+        let hold = Hold::of(world, port);
         match port.kind {
             PortKind::Tap { .. } | PortKind::TapFd { .. } | PortKind::External => {
-                let network = port.key.home.network();
-                let network = network.and_then(|name| world.networks.get(name));
-                add_port(rules, port, network.filter(|n| n.owns_bridge()));
+                known(rules, &port.interface, &hold);
+                if port.guard {
+                    guarded(rules, &port.interface, &hold);
+                    owned(rules, &hold);
+                }
                 if publish::leads_to(world, port) {
                     let name = || (&port.interface).into();
                     rules.add(SetName::Reflect, [name(), name()]);
                 }
             }
-            PortKind::VhostUser { .. } => {}
+            // Its switch guards it. Here only others are kept from what it owns; it comes by the uplink.
+            PortKind::VhostUser { .. } => {
+                known(rules, &port.key.home.uplink(), &hold);
+                if port.guard {
+                    owned(rules, &hold);
+                }
+            }
         }
     }
-    for network in world.running() {
-        for subnet in network.subnets6.iter().filter(|s| autonomous(s.dhcp.mode)) {
-            rules.add(SetName::Prefix6, [subnet.prefix().into()]);
-        }
+    for prefix in world.running().flat_map(hold::own_prefixes) {
+        rules.add(SetName::Prefix6, [prefix.into()]);
     }
 }
 
-/// `network`: the one whose subnets say what an address means; `None` on a bridge of the host.
-fn add_port(rules: &mut Ruleset, port: &Port, network: Option<&Network>) {
-    let name = || (&port.interface).into();
-    // Known for unguarded ports as well: an address may be of several bridges, and is foreign to none of them.
-    rules.add(SetName::PortMac, [name(), port.mac.into()]);
-    for address in &port.ipv4 {
-        rules.add(SetName::Address4, [name(), (*address).into()]);
+/// Of unguarded ports as well: an address may be of several bridges, and is foreign to none of them.
+fn known(rules: &mut Ruleset, interface: &IfName, hold: &Hold) {
+    let name = || interface.into();
+    for mac in &hold.macs {
+        rules.add(SetName::PortMac, [name(), (*mac).into()]);
     }
-    let own6 = addresses6(port, network);
-    for address in &own6 {
-        rules.add(SetName::Address6, [name(), (*address).into()]);
-        rules.add(SetName::Target6, [name(), target_hash(*address).into()]);
+    for address in hold.ipv4() {
+        rules.add(SetName::Address4, [name(), address.into()]);
     }
-    if !port.guard {
-        return;
+    for address in hold.ipv6() {
+        rules.add(SetName::Address6, [name(), address.into()]);
+        rules.add(SetName::Target6, [name(), target_hash(address).into()]);
     }
+}
+
+fn guarded(rules: &mut Ruleset, interface: &IfName, hold: &Hold) {
+    let name = || interface.into();
     rules.add(SetName::Guarded, [name()]);
-    rules.add(SetName::OwnedMac, [port.mac.into()]);
-    let subnets = network.is_some_and(|n| !n.subnets4.is_empty() || !n.subnets6.is_empty());
-    let roams = network.is_some_and(|n| n.subnets6.iter().any(|s| autonomous(s.dhcp.mode)));
-    if !subnets && port.ipv4.is_empty() {
+    if hold.free4 {
         rules.add(SetName::Free4, [name()]);
     }
-    if roams {
-        rules.add(SetName::Roaming6, [name()]);
-    }
-    if roams || !subnets && port.ipv6.is_empty() {
-        rules.add(SetName::Free6, [name()]);
-    }
-    if let Some(network) = network {
-        owned(rules, port, network, &own6);
+    match hold.free6 {
+        Free6::None => {}
+        Free6::Within(_) => {
+            rules.add(SetName::Roaming6, [name()]);
+            rules.add(SetName::Free6, [name()]);
+        }
+        Free6::Any => rules.add(SetName::Free6, [name()]),
     }
 }
 
 /// Subnets of ours never overlap, so an address of theirs has one owner.
-fn owned(rules: &mut Ruleset, port: &Port, network: &Network, own6: &[Ipv6Addr]) {
-    for address in &port.ipv4 {
-        rules.add(SetName::Owned4, [(*address).into()]);
+fn owned(rules: &mut Ruleset, hold: &Hold) {
+    for mac in &hold.macs {
+        rules.add(SetName::OwnedMac, [(*mac).into()]);
     }
-    if network.subnets6.is_empty() {
-        // Only link-local addresses are in use, between ports that are all held to theirs.
-        return;
+    for address in hold.ipv4().filter(|_| !hold.yields4) {
+        rules.add(SetName::Owned4, [address.into()]);
     }
-    for address in own6 {
-        rules.add(SetName::Owned6, [(*address).into()]);
-        rules.add(SetName::OwnedTarget6, [target_hash(*address).into()]);
+    for address in hold.ipv6().filter(|_| !hold.yields6) {
+        rules.add(SetName::Owned6, [address.into()]);
+        rules.add(SetName::OwnedTarget6, [target_hash(address).into()]);
     }
-}
-
-/// Whether guests make addresses of their own.
-const fn autonomous(mode: RaMode) -> bool {
-    match mode {
-        RaMode::Slaac | RaMode::Stateless | RaMode::Both => true,
-        RaMode::Stateful => false,
-    }
-}
-
-/// The addresses that are the port's for sure: those it was given, and those that follow from its MAC.
-fn addresses6(port: &Port, network: Option<&Network>) -> Vec<Ipv6Addr> {
-    let link_local = port.mac.link_local();
-    let mut all = port.ipv6.clone();
-    all.push(link_local);
-    let subnets = network.into_iter().flat_map(|n| &n.subnets6);
-    for subnet in subnets.filter(|s| autonomous(s.dhcp.mode) && s.address.prefix_len() == 64) {
-        let prefix = subnet.prefix().addr().to_bits();
-        let identifier = link_local.to_bits() & u128::from(u64::MAX);
-        all.push((prefix | identifier).into());
-    }
-    all
 }
 
 /// The chains, the same in every ruleset.
@@ -146,7 +129,8 @@ fn guard() -> Vec<Rule> {
     let known = values(EtherType, known.chain([Value::Word("0x8035")]).collect());
     let unknown = Test { not: true, ..known };
     let claim = Action::Jump("vnet_claim6");
-    let detect = [word(Source6, "::"), word(Icmp6, "nd-neighbor-solicit")];
+    // In this order: with the address first, nft would have it match tagged frames, which are of another LAN.
+    let detect = [word(Icmp6, "nd-neighbor-solicit"), word(Source6, "::")];
     let kind = |ether, chain| Rule::new([word(EtherType, ether)], Action::Jump(chain));
     vec![
         // Whoever it comes from: nobody claims what a guarded port owns.
@@ -197,11 +181,13 @@ fn guard_arp() -> Vec<Rule> {
 }
 
 fn guard_ip4() -> Vec<Rule> {
-    let [udp, client] = udp_from(&[68]);
+    let [udp, whole, client] = with_header(udp_from(&[68]));
     let [_, server] = udp_to(&[67]);
     vec![
-        drop(udp_from(&[67])),
-        accept([word(Source4, "0.0.0.0"), udp, client, server]),
+        drop(with_header(udp_from(&[67]))),
+        // A client is spoken to by a server or a relay, whatever port they send from.
+        drop(with_header(udp_to(&[68]))),
+        accept([word(Source4, "0.0.0.0"), udp, whole, client, server]),
         accept([is(&[Iif, Source4], SetName::Address4)]),
         drop([not(&[Iif], SetName::Free4)]),
         drop([is(&[Source4], SetName::Owned4)]),
@@ -221,7 +207,8 @@ fn guard_ip6() -> Vec<Rule> {
     };
     vec![
         drop([one_of(Icmp6, &["nd-router-advert", "nd-redirect"])]),
-        drop(udp_from(&[547])),
+        drop(with_header(udp_from(&[547]))),
+        drop(with_header(udp_to(&[546]))),
         accept([word(Source6, "::"), one_of(Icmp6, &from_nobody)]),
         accept([is(&[Iif, Source6], SetName::Address6)]),
         drop([not(&[Iif], SetName::Free6)]),
@@ -239,6 +226,20 @@ fn guard_ip6() -> Vec<Rule> {
 fn reflect() -> Vec<Rule> {
     let own = not(&[Oif, DestinationMac], SetName::PortMac);
     vec![drop([is(&[Iif, Oif], SetName::Reflect), own])]
+}
+
+/// Not in a later fragment, whose payload says nothing. The kernel's fast path for short fields reads ports out of it
+/// all the same; a field of eight bytes goes the long way, which looks at the offset of the fragment and ends the rule.
+fn with_header([udp, port]: [Test; 2]) -> [Test; 3] {
+    let header = values(Transport8, vec![Value::Number(0)]);
+    [
+        udp,
+        Test {
+            not: true,
+            ..header
+        },
+        port,
+    ]
 }
 
 fn drop<const N: usize>(tests: [Test; N]) -> Rule {

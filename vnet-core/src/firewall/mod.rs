@@ -16,7 +16,7 @@
 //! | `ruleset` | the whole as one value, its text, its difference |
 //! | `forward` | forward modes and access to the host |
 //! | `publish` | address translation, both ways: published ports and the way out |
-//! | `guard` | what a port may send |
+//! | `guard`, `hold` | what a port may send; what it is held to, for the kernel and for our switch |
 //! | `read` | what nft prints, as a ruleset |
 //! | `render` | nft's JSON (feature `host`) |
 //!
@@ -24,6 +24,7 @@
 
 mod forward;
 mod guard;
+mod hold;
 mod publish;
 pub mod read;
 #[cfg(feature = "host")]
@@ -32,6 +33,7 @@ mod rule;
 mod ruleset;
 mod set;
 
+pub use hold::{Free6, Hold};
 pub use rule::{Action, At, Chain, Field, Hook, Place, Rule, Test, Value, With};
 pub use ruleset::{Change, ElementChange, Frame, Ruleset};
 pub use set::{Atom, Column, Element, SetName, SetSpec, Table, Translation};

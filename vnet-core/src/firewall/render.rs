@@ -273,6 +273,16 @@ fn field(field: Field) -> Expression<'static> {
                 field: field.into(),
             }))
         }
+        Place::Raw(base, offset, len) => {
+            NamedExpression::Payload(Payload::PayloadRaw(PayloadRaw {
+                base: match base {
+                    "th" => PayloadBase::TH,
+                    _ => PayloadBase::NH,
+                },
+                offset,
+                len,
+            }))
+        }
         Place::Ct(key) => NamedExpression::CT(CT {
             key: key.into(),
             family: None,

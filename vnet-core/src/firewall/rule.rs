@@ -119,6 +119,8 @@ pub enum Field {
     SourcePort,
     /// The destination port.
     DestinationPort,
+    /// The first eight bytes of the transport header, which a later fragment has not.
+    Transport8,
     /// IPv4 source.
     Source4,
     /// IPv4 destination.
@@ -158,6 +160,8 @@ pub enum Place {
     Meta(&'static str),
     /// In a header of this protocol.
     Header(&'static str, &'static str),
+    /// Bits of a header: which, from where, how many.
+    Raw(&'static str, u32, u32),
     /// Of the connection.
     Ct(&'static str),
     /// From the routing table.
@@ -176,6 +180,7 @@ impl Field {
             Self::Mark => "meta mark",
             Self::SourcePort => "th sport",
             Self::DestinationPort => "th dport",
+            Self::Transport8 => "@th,0,64",
             Self::Source4 => "ip saddr",
             Self::Destination4 => "ip daddr",
             Self::Source6 => "ip6 saddr",
@@ -205,6 +210,7 @@ impl Field {
             Self::Mark => Place::Meta("mark"),
             Self::SourcePort => Place::Header("th", "sport"),
             Self::DestinationPort => Place::Header("th", "dport"),
+            Self::Transport8 => Place::Raw("th", 0, 64),
             Self::Source4 => Place::Header("ip", "saddr"),
             Self::Destination4 => Place::Header("ip", "daddr"),
             Self::Source6 => Place::Header("ip6", "saddr"),

@@ -24,6 +24,25 @@ impl Home {
             Self::Bridge(_) => None,
         }
     }
+
+    /// The name of the tap by which the vhost-user ports here hang on the bridge.
+    ///
+    /// # Panics
+    /// Never: eleven letters and digits are a name.
+    #[must_use]
+    pub fn uplink(&self) -> IfName {
+        let name = format!("vu-{:08x}", self.number());
+        name.parse()
+            .expect("eleven letters and digits are an interface name")
+    }
+
+    /// A number that follows from the name (FNV-1a: the same in every process and version).
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.to_string().bytes().fold(0x811c_9dc5, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        })
+    }
 }
 
 impl fmt::Display for Home {

@@ -41,7 +41,6 @@ pub use diff::{Conflict, Subject, diff, settle};
 pub use execute::{Done, Host, RolledBack, StepError, execute};
 pub use order::Plan;
 pub use owner::Mark;
-pub use port::uplink;
 pub use state::{BridgeOptions, HostState, Link, LinkKind, PortFlags, Route, Scope, TapOptions};
 pub use step::{NewLink, Step};
 pub use sysctl::{Knob, Remembered, Sysctl};

@@ -89,26 +89,11 @@ fn lent(port: &Port, master: &IfName, flags: PortFlags) -> Link {
 /// One tap for all vhost-user ports of a home; isolated only if each of them is.
 fn add_uplink(state: &mut HostState, port: &Port, master: &IfName) {
     let home = &port.key.home;
-    let name = uplink(home);
+    let name = home.uplink();
     let others = state.links.get(&name).is_none_or(|l| l.flags.isolated);
     let mut link = tap(Mark::Uplink(home.clone()), false, None, Some(master));
-    let [a, b, c, d] = hash(home).to_be_bytes();
+    let [a, b, c, d] = home.number().to_be_bytes();
     link.mac = Some(Mac([0xfe, 0x54, a, b, c, d]));
     link.flags.isolated = others && port.isolated;
     add_tap(state, &name, link);
-}
-
-/// The name of the tap by which the vhost-user ports of a home hang on its bridge.
-#[must_use]
-pub fn uplink(home: &Home) -> IfName {
-    format!("vu-{:08x}", hash(home))
-        .parse()
-        .expect("eleven letters and digits are an interface name")
-}
-
-/// FNV-1a, since it must be the same in every process and version.
-fn hash(home: &Home) -> u32 {
-    home.to_string().bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
 }
