@@ -91,6 +91,11 @@ impl Guest {
         Boot::new(None, Plug::VhostUser(socket.into()))
     }
 
+    /// A guest whose card is among [`Boot::args`], as are the parts it needs.
+    pub fn without_card<'n>() -> Boot<'n> {
+        Boot::new(None, Plug::Nothing)
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

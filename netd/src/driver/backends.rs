@@ -11,7 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -23,6 +24,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use vnet_core::firewall::Hold;
+use vnet_core::host::tap;
 use vnet_core::model::{Home, Port, PortKind, World};
 use vnet_core::types::Mtu;
 
@@ -103,6 +105,7 @@ impl Backends {
         };
         let served = line
             .ports()
+            .and_then(|ports| line.mend(home).map(|()| ports))
             .map_err(|e| format!("the backend of {home} does not answer: {e}"))?;
         for name in served.iter().filter(|name| !wanted.contains_key(*name)) {
             line.ask(&json!({ "op": "remove-port", "name": name }), None)
@@ -182,7 +185,7 @@ impl Backends {
             "op": "add-port", "name": port.key.name, "mac": port.mac, "queues": port.queues, "mtu": wanted.mtu,
             "isolated": port.isolated, "guard": wanted.hold,
         });
-        line.ask(&ask, Some(&listener)).map(drop)
+        line.ask(&ask, Some(listener.as_fd())).map(drop)
     }
 
     /// Tells of the process's death, once.
@@ -241,6 +244,13 @@ impl Driver {
         }
     }
 
+    /// The kernel was put right: who lost the tap by which it hangs on its bridge gets it anew.
+    pub(super) fn mend_vhost(&mut self) {
+        for home in Backends::homes(&self.world) {
+            self.serve_home(&home);
+        }
+    }
+
     /// A process died: serve its ports anew.
     pub(super) fn revive(&mut self, home: &Home) {
         if wanted(&self.world, home).is_empty() {
@@ -291,12 +301,12 @@ impl Line {
     }
 
     /// One command, one answer; an open socket may go with it.
-    fn ask(&mut self, command: &Value, with: Option<&UnixListener>) -> io::Result<Value> {
+    fn ask(&mut self, command: &Value, with: Option<BorrowedFd<'_>>) -> io::Result<Value> {
         let mut line = serde_json::to_vec(command)?;
         line.push(b'\n');
         match with {
-            Some(listener) => {
-                let fds = [listener.as_fd()];
+            Some(fd) => {
+                let fds = [fd];
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
                 control.push(SendAncillaryMessage::ScmRights(&fds));
@@ -321,6 +331,17 @@ impl Line {
                     .to_owned(),
             )),
         }
+    }
+
+    /// Hands it a new end of the uplink, if the interface behind the one it has was deleted.
+    fn mend(&mut self, home: &Home) -> io::Result<()> {
+        let answer = self.ask(&json!({ "op": "list" }), None)?;
+        if answer["uplink-attached"] != json!(false) {
+            return Ok(());
+        }
+        let tap = tap::open(&home.uplink(), false, NonZeroU16::MIN).map_err(io::Error::other)?;
+        let tap = tap.first().map(AsFd::as_fd);
+        self.ask(&json!({ "op": "set-uplink" }), tap).map(drop)
     }
 
     fn ports(&mut self) -> io::Result<BTreeSet<String>> {

@@ -136,6 +136,7 @@ impl Driver {
                 self.repairs += 1;
                 let text = format!("put right: {}", steps.join("; "));
                 self.events.emit("drift.repaired", None, text);
+                self.mend_vhost();
             }
             Err(back) => {
                 let text = format!("cannot be put right: {back}");

@@ -67,6 +67,16 @@ impl Tap {
         &self.name
     }
 
+    /// Whether there still is an interface behind it: someone may have deleted it.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        // SAFETY: an ifreq of zeroes is valid.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // SAFETY: TUNGETIFF writes one ifreq.
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })
+            .is_ok()
+    }
+
     /// Tells the kernel which unfinished frames it may hand to us: those that a driver with `features` takes.
     ///
     /// # Errors

@@ -35,6 +35,11 @@ impl Worker {
                 }
                 None => Answer::refused(format!("there is no port {name}")),
             },
+            Command::SetUplink => match fd.map(|fd| self.set_uplink(fd)) {
+                Some(Ok(())) => Answer::done(json!(null)),
+                Some(Err(error)) => Answer::refused(error),
+                None => Answer::refused("an open tap must come with it"),
+            },
             Command::List => self.list(),
             Command::Stats => self.stats(),
             Command::Addresses => self.addresses(),
@@ -145,8 +150,9 @@ impl Worker {
         let uplink = self
             .network()
             .uplink()
-            .map(|uplink| uplink.tap.name().to_owned());
-        Answer::done(json!({ "ports": ports, "uplink": uplink }))
+            .map(|uplink| (uplink.tap.name().to_owned(), uplink.tap.is_attached()));
+        let (name, attached) = uplink.unzip();
+        Answer::done(json!({ "ports": ports, "uplink": name, "uplink-attached": attached }))
     }
 
     fn stats(&mut self) -> Answer {

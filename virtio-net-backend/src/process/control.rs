@@ -45,6 +45,8 @@ pub enum Command {
     },
     /// The ports and the uplink.
     List,
+    /// A tap, open, in place of the uplink's, which was deleted. It comes as an fd.
+    SetUplink,
     /// What was counted.
     Stats,
     /// What the switch has learnt.

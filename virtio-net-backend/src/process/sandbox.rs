@@ -139,7 +139,14 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
         libc::SYS_socket,
         vec![first_is(0, libc::AF_UNIX.cast_unsigned().into())?],
     );
-    let ioctls = [libc::TUNSETOFFLOAD, libc::FIONBIO];
+    let ioctls = [
+        libc::TUNSETOFFLOAD,
+        libc::TUNGETIFF,
+        // a new tap for the uplink, opened by who commands us
+        libc::TUNSETVNETHDRSZ,
+        libc::TUNSETVNETLE,
+        libc::FIONBIO,
+    ];
     let ioctls = ioctls
         .iter()
         .map(|code| first_is(1, *code))

@@ -9,13 +9,14 @@
 //! ```
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::network::{Middle, Network};
 use super::poll::{Poll, Source};
 use super::port::{Door, Port};
+use crate::port::Tap;
 use crate::switch::{PortIndex, Time};
 use crate::transport::vhost_user::{Event, lost_memory};
 
@@ -239,6 +240,21 @@ impl Worker {
             Source::Control | Source::ControlClient(_) => self.command(source),
             Source::Signal => self.stop = true,
         }
+    }
+
+    /// Goes on with another tap as the uplink.
+    ///
+    /// # Errors
+    /// When it is no tap, or there never was an uplink.
+    pub fn set_uplink(&mut self, fd: OwnedFd) -> io::Result<()> {
+        let missing = || io::Error::other("this process was started without an uplink");
+        let uplink = self.network.uplink().ok_or_else(missing)?;
+        let tap = Tap::from_fd(fd, uplink.tap.name())?;
+        self.poll.watch(tap.as_fd(), Source::Uplink)?;
+        self.poll.forget(uplink.tap.as_fd());
+        uplink.tap = tap;
+        uplink.readable = true;
+        self.network.set_uplink_offloads()
     }
 
     /// Takes the next frontend of a port that has none.
