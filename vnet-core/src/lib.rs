@@ -21,6 +21,7 @@
 //! | [`model`] | [`model::World`]: networks and ports, the whole truth the daemon keeps |
 //! | [`config`] | documents people write (TOML, JSON) to and from the model |
 //! | [`dns`] | names: who owns one, what the answer is, whom to ask otherwise |
+//! | [`tftp`] | files for machines without a system, read-only |
 //! | [`dhcp`] | DHCPv4: messages in, verdicts out |
 //! | [`lease`] | who holds which address: records, pool, book |
 //! | [`firewall`] | the packet rules of a world, compiled whole |
@@ -42,4 +43,5 @@ pub mod plan;
 pub mod serve;
 #[cfg(feature = "host")]
 pub mod store;
+pub mod tftp;
 pub mod types;

@@ -276,7 +276,17 @@ impl Case {
         if !independent.yiaddr().is_unspecified() {
             let _ = write!(text, " yiaddr={}", independent.yiaddr());
         }
-        for (code, data) in options(&reply.bytes) {
+        let all = options(&reply.bytes);
+        let file: Vec<u8> = reply.bytes[108..236]
+            .split(|b| *b == 0)
+            .next()
+            .unwrap_or_default()
+            .to_vec();
+        if !file.is_empty() && all.iter().all(|(code, _)| *code != 52) {
+            let file = String::from_utf8_lossy(&file).into_owned();
+            let _ = write!(text, " file={file} at {}", independent.siaddr());
+        }
+        for (code, data) in all {
             let _ = match code {
                 53 => Ok(()),
                 _ => write!(text, "; {}", spell(code, data)),

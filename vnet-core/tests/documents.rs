@@ -53,6 +53,15 @@ lease_time = "2h"
 ntp-server = ["10.50.0.3", "10.50.0.4"]
 mtu = 9000
 224 = "01:02"
+[subnet.dhcp.boot]
+tftp = "/srv/tftp"
+server = "10.50.0.3"
+file = "undionly.kpxe"
+[[subnet.dhcp.boot.rule]]
+arch = ["uefi-x64", "20"]
+vendor_class = "PXEClient"
+user_class = "iPXE"
+file = "ipxe.efi"
 [[subnet.dhcp.host]]
 mac = "52:54:00:00:00:01"
 ip = "10.50.0.9"
@@ -115,6 +124,33 @@ fn ranges_go_around_a_gateway_in_the_middle() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(ranges, ["10.0.0.1-10.0.0.99", "10.0.0.101-10.0.0.254"]);
+}
+
+#[test]
+fn network_boot_and_the_edges_of_a_subnet() {
+    let subnet = "name = \"a\"\n[[subnet]]\naddress = \"10.0.0.1/24\"\n[subnet.dhcp]\n";
+    let wrong = |text: &str| places(&format!("{subnet}{text}"));
+    let ranges = "ranges = [\"10.0.0.0-10.0.0.9\", \"10.0.0.20-10.0.0.255\"]";
+    let at = "subnet[0].dhcp";
+    assert_eq!(
+        wrong(ranges),
+        [format!("{at}.ranges[0]"), format!("{at}.ranges[1]")]
+    );
+    assert_eq!(wrong("boot = {}"), [format!("{at}.boot")]);
+    for (text, place) in [
+        ("tftp = \"srv\", file = \"a\"", "tftp"),
+        ("tftp = \"/srv/../etc\", file = \"a\"", "tftp"),
+        ("file = \"\"", "file"),
+        ("rule = [{ file = \"a\" }]", "rule[0]"),
+        (
+            "rule = [{ file = \"a\", arch = [\"amiga\"] }]",
+            "rule[0].arch[0]",
+        ),
+        ("file = \"a\", server = \"here\"", "server"),
+    ] {
+        let boot = format!("boot = {{ {text} }}");
+        assert_eq!(wrong(&boot), [format!("{at}.boot.{place}")], "{text}");
+    }
 }
 
 #[test]

@@ -48,6 +48,7 @@ use vnet_core::plan::{HostState, Remembered};
 use vnet_core::serve::dns::Dns;
 use vnet_core::serve::files::LeaseFiles;
 use vnet_core::serve::leases::Leases;
+use vnet_core::serve::tftp::{Served, Tftp};
 use vnet_core::store::Store;
 use vnet_core::types::NetworkName;
 
@@ -83,6 +84,7 @@ pub struct Driver {
     tools: Tools,
     events: Events,
     told: BTreeMap<NetworkName, services::Told>,
+    tftp: BTreeMap<NetworkName, BTreeMap<Served, Tftp>>,
     backends: backends::Backends,
     warnings: BTreeMap<NetworkName, Vec<String>>,
     started: Instant,
@@ -103,6 +105,7 @@ impl Driver {
             tools,
             events,
             told: BTreeMap::new(),
+            tftp: BTreeMap::new(),
             warnings: BTreeMap::new(),
             started: Instant::now(),
             repairs: 0,

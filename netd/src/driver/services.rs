@@ -3,10 +3,14 @@
 //! They are told only what changed: each network's scope and zone are functions of the world, and the last ones told
 //! are kept. A service that cannot serve a network does not stop it: that becomes a warning, with what to do.
 
+use std::collections::BTreeSet;
+
 use tokio::sync::broadcast::error::RecvError;
 use vnet_core::dhcp::{ra, v4, v6};
 use vnet_core::dns::{Change, NameChange, Zone};
+use vnet_core::model::{Network, Subnet4};
 use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, News, Wanted};
+use vnet_core::serve::tftp::{Served, Tftp};
 use vnet_core::types::{IfName, NetworkName};
 
 use super::Driver;
@@ -55,6 +59,41 @@ impl Driver {
             self.told.insert(name.clone(), now);
         }
         self.configure(wanted, zones).await;
+        self.serve_files(networks);
+    }
+
+    /// Starts and ends TFTP as the world says.
+    fn serve_files(&mut self, networks: &[NetworkName]) {
+        for name in networks {
+            let now = match self.world.active.contains(name) {
+                true => self.world.networks.get(name).map(tftp_of),
+                false => None,
+            };
+            let now = now.unwrap_or_default();
+            let running = self.tftp.entry(name.clone()).or_default();
+            running.retain(|served, _| now.contains(served));
+            let mut failed = Vec::new();
+            for served in now {
+                if running.contains_key(&served) {
+                    continue;
+                }
+                match Tftp::start(served.clone()) {
+                    Ok(server) => drop(running.insert(served, server)),
+                    Err(error) => failed.push(format!("no TFTP: {error}")),
+                }
+            }
+            if running.is_empty() {
+                self.tftp.remove(name);
+            }
+            for text in failed {
+                self.events
+                    .emit("service.failed", Some(name.as_str()), text.clone());
+                let known = self.warnings.entry(name.clone()).or_default();
+                if !known.contains(&text) {
+                    known.push(text);
+                }
+            }
+        }
     }
 
     fn should_tell(&self, name: &NetworkName) -> Told {
@@ -151,6 +190,7 @@ impl Driver {
             .collect();
         for name in networks {
             self.told.remove(name);
+            self.tftp.remove(name);
         }
         let silence = Told::default();
         let wanted = known
@@ -195,6 +235,20 @@ impl Driver {
             self.events.emit(kind, Some(lease.network.as_str()), text);
         }
     }
+}
+
+fn tftp_of(network: &Network) -> BTreeSet<Served> {
+    let of = |subnet: &Subnet4| {
+        let folder = subnet.dhcp.as_ref()?.boot.as_ref()?.tftp.clone()?;
+        Some(Served {
+            bridge: network.bridge.name.clone(),
+            gateway: subnet.gateway(),
+            folder,
+            mtu: network.bridge.mtu.map_or(1500, |mtu| mtu.get()),
+        })
+    };
+    let subnets = network.subnets4.iter().filter(|_| network.owns_bridge());
+    subnets.filter_map(of).collect()
 }
 
 fn sentence(kind: LeaseKind, lease: &Lease) -> String {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::native::{
-    BridgeDoc, DhcpDoc, DnsDoc, DomainDoc, ForwardDoc, HostDoc, NetworkDoc, OptionDoc, PublishDoc,
-    RecordDoc, ReservationDoc, RouteDoc, SubnetDoc, UpstreamDoc,
+    BootDoc, BootRuleDoc, BridgeDoc, DhcpDoc, DnsDoc, DomainDoc, ForwardDoc, HostDoc, NetworkDoc,
+    OptionDoc, PublishDoc, RecordDoc, ReservationDoc, RouteDoc, SubnetDoc, UpstreamDoc,
 };
 use crate::model::{
-    Bridge, Dhcp4, DhcpOption, DhcpOption6, Dns, Forward, Network, Reservation4, Reservation6,
-    Subnet4, Subnet6,
+    Arch, Boot, BootRule, Bridge, Dhcp4, DhcpOption, DhcpOption6, Dns, Forward, Network,
+    Reservation4, Reservation6, Subnet4, Subnet6,
 };
 use crate::types::LeaseTime;
 
@@ -122,11 +122,28 @@ fn subnet4(subnet: &Subnet4) -> SubnetDoc {
         options: options(dhcp.options.iter().map(DhcpOption::spell)),
         routes: Vec::new(),
         pref64: None,
+        boot: dhcp.boot.as_ref().map(boot),
         host: dhcp.hosts.iter().map(reservation4).collect(),
     };
     SubnetDoc {
         address: subnet.address.to_string(),
         dhcp: subnet.dhcp.as_ref().map(dhcp),
+    }
+}
+
+fn boot(boot: &Boot) -> BootDoc {
+    let rule = |rule: &BootRule| BootRuleDoc {
+        arch: Arch::spell(&rule.arch),
+        vendor_class: rule.vendor_class.clone(),
+        user_class: rule.user_class.clone(),
+        file: rule.file.clone(),
+        server: rule.server.map(|a| a.to_string()),
+    };
+    BootDoc {
+        tftp: boot.tftp.as_ref().map(|path| path.display().to_string()),
+        server: boot.server.map(|a| a.to_string()),
+        file: boot.file.clone(),
+        rule: boot.rules.iter().map(rule).collect(),
     }
 }
 
@@ -146,6 +163,7 @@ fn subnet6(subnet: &Subnet6) -> SubnetDoc {
             options: options(dhcp.options.iter().map(DhcpOption6::spell)),
             routes: dhcp.routes.iter().map(ToString::to_string).collect(),
             pref64: dhcp.pref64.map(|net| net.to_string()),
+            boot: None,
             host: dhcp.hosts.iter().map(reservation6).collect(),
         }),
     }

@@ -199,9 +199,52 @@ pub struct DhcpDoc {
     /// Options by name or number: `ntp-server = "10.0.0.5"` or a list.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, OptionDoc>,
+    /// IPv4 only: network boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootDoc>,
     /// Reservations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host: Vec<ReservationDoc>,
+}
+
+/// Network boot: what a machine without a system is told to load.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BootDoc {
+    /// A folder of the host that the gateway serves by TFTP, read-only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tftp: Option<String>,
+    /// Who has the files, if not the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// The file (or URL) where no rule fits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Files for machines of one kind; the first rule that fits wins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<BootRuleDoc>,
+}
+
+/// A file for machines of one kind: whatever is said must fit.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BootRuleDoc {
+    /// One of these firmwares: `bios`, `uefi-x64`, `uefi-arm64`, `uefi-x64-http`, ... or IANA's numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arch: Vec<String>,
+    /// What the vendor class begins with: `PXEClient`, `HTTPClient`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vendor_class: Option<String>,
+    /// The user class: `iPXE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_class: Option<String>,
+    /// The file, or a URL where the firmware takes one.
+    pub file: String,
+    /// Who has it, if not the subnet's server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 /// The value of a DHCP option: one text or number, or several.

@@ -1,5 +1,6 @@
 //! From a document to a [`Network`]: every rule of a single network is here, each with its place and a sentence.
 
+mod boot;
 mod subnet;
 
 use std::collections::BTreeSet;

@@ -128,6 +128,8 @@ fn input() -> Vec<Rule> {
         ]
     };
     let [udp, dhcp4] = udp_to(&[67]);
+    // A renewal, and a file by TFTP where the network serves any.
+    let [_, own_services] = udp_to(&[67, 69]);
     let [_, dhcp6] = udp_to(&[547]);
     let neighbours = [
         "mld-listener-query",
@@ -145,7 +147,7 @@ fn input() -> Vec<Rule> {
             udp.clone(),
             dhcp4.clone(),
         ]),
-        accept(vec![own4(), udp.clone(), dhcp4]),
+        accept(vec![own4(), udp.clone(), own_services]),
         accept(vec![
             word(Destination6, "ff02::1:2"),
             udp.clone(),

@@ -1,6 +1,6 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{DhcpOption, DhcpOption6};
+use super::{Boot, DhcpOption, DhcpOption6};
 use crate::types::{Ipv6Net, LeaseTime, Mac, PortName, Range4};
 
 /// DHCPv4 of one subnet. Without ranges only reservations are served.
@@ -14,6 +14,8 @@ pub struct Dhcp4 {
     pub lease_time: LeaseTime,
     /// What else every client of the subnet is told.
     pub options: Vec<DhcpOption>,
+    /// What machines without a system load.
+    pub boot: Option<Boot>,
 }
 
 /// An address, a name or both, kept for one client.

@@ -4,6 +4,7 @@
 //! (overlapping subnets, two owners of a name) are [`World::admit`]'s. Documents become model values in
 //! [`crate::config`]; kernel state, rules, leases and answers are all functions of a `World`.
 
+mod boot;
 mod bridge;
 mod dhcp;
 mod dns;
@@ -18,6 +19,7 @@ mod record;
 mod subnet;
 mod world;
 
+pub use boot::{Arch, Boot, BootRule, Booting};
 pub use bridge::Bridge;
 pub use dhcp::{Dhcp4, Dhcp6, RaMode, Reservation4, Reservation6};
 pub use dns::{Dns, HostRecord, Upstream};

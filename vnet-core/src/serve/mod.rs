@@ -30,3 +30,4 @@ fn join(group: Ipv6Addr, index: u32, port: u16) -> io::Result<UdpSocket> {
     socket.join_multicast_v6(&group, index)?;
     Ok(socket.into())
 }
+pub mod tftp;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::Fill;
+use super::{Fill, boot};
 use crate::config::check::Check;
 use crate::config::native::{DhcpDoc, NetworkDoc, OptionDoc, ReservationDoc};
 use crate::model::{
@@ -186,6 +186,7 @@ fn whole_subnet(address: Ipv4Net) -> Dhcp4 {
         hosts: Vec::new(),
         lease_time: LeaseTime::HOUR,
         options: Vec::new(),
+        boot: None,
     }
 }
 
@@ -235,6 +236,8 @@ fn dhcp4(
                 here,
                 format!("{range} is not inside the subnet {}", subnet.prefix()),
             );
+        } else if let Some(edge) = edge(subnet.prefix(), &range) {
+            check.wrong(here, edge);
         } else if let Some(other) = ranges.iter().find(|r| r.overlaps(&range)) {
             check.wrong(
                 here,
@@ -260,7 +263,25 @@ fn dhcp4(
         hosts,
         lease_time: lease_time(at, doc, check),
         options: options(&format!("{at}.dhcp.options"), &doc.options, check),
+        boot: doc
+            .boot
+            .as_ref()
+            .map(|doc| boot::boot(&format!("{at}.dhcp.boot"), doc, check)),
     })
+}
+
+/// The two addresses of a subnet that no guest can have.
+fn edge(net: Ipv4Net, range: &Range4) -> Option<String> {
+    let (network, broadcast) = (net.network(), net.broadcast());
+    if range.start() == network {
+        let first = Ipv4Addr::from(u32::from(network) + 1);
+        return Some(format!(
+            "{network} is the network's own address: begin the range at {first}"
+        ));
+    }
+    let last = Ipv4Addr::from(u32::from(broadcast) - 1);
+    (range.end() == broadcast)
+        .then(|| format!("{broadcast} is the broadcast address of {net}: end the range at {last}"))
 }
 
 fn lease_time(at: &str, doc: &DhcpDoc, check: &mut Check) -> LeaseTime {
@@ -401,6 +422,12 @@ fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &mut Check) -
         None => Some(RaMode::Stateful),
     };
     let mode = mode.unwrap_or(RaMode::Slaac);
+    if doc.boot.is_some() {
+        check.wrong(
+            format!("{at}.dhcp.boot"),
+            "is IPv4's: leave it out here, or give `bootfile-url` as an option",
+        );
+    }
     if mode != RaMode::Stateful && address.prefix_len() != 64 {
         check.wrong(format!("{at}.dhcp.mode"), format!("guests can make their own addresses only in a /64: use a /64, or mode `stateful` with /{}", address.prefix_len()));
     }

@@ -243,7 +243,7 @@ fn walk<'a>(mut field: &'a [u8], into: &mut Vec<(u8, Cow<'a, [u8]>)>) -> Result<
 
 /// The fixed part of a reply.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Head {
+pub(super) struct Head<'a> {
     pub(super) htype: u8,
     pub(super) hlen: u8,
     pub(super) xid: u32,
@@ -253,11 +253,13 @@ pub(super) struct Head {
     pub(super) siaddr: Ipv4Addr,
     pub(super) giaddr: Ipv4Addr,
     pub(super) chaddr: [u8; 16],
+    /// The boot file: at most 127 bytes. With one, options do not overflow into its field.
+    pub(super) file: &'a [u8],
 }
 
 /// Writes a reply: the options in the order given, overflowing into `file` and `sname` where the client's size
 /// does not hold them (RFC 2131 section 4.1, option 52); what fits nowhere is left out, the last first.
-pub(super) fn encode(head: &Head, options: &[(u8, Cow<'_, [u8]>)], most: usize) -> Vec<u8> {
+pub(super) fn encode(head: &Head<'_>, options: &[(u8, Cow<'_, [u8]>)], most: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(400);
     out.extend_from_slice(&[2, head.htype, head.hlen, 0]);
     out.extend_from_slice(&head.xid.to_be_bytes());
@@ -282,7 +284,7 @@ pub(super) fn encode(head: &Head, options: &[(u8, Cow<'_, [u8]>)], most: usize) 
         let len = wire_len(data);
         if out.len() + len <= room {
             put(&mut out, *code, data);
-        } else if file.len() + len < 128 {
+        } else if head.file.is_empty() && file.len() + len < 128 {
             put(&mut file, *code, data);
         } else if sname.len() + len < 64 {
             put(&mut sname, *code, data);
@@ -297,6 +299,9 @@ pub(super) fn encode(head: &Head, options: &[(u8, Cow<'_, [u8]>)], most: usize) 
             out[at..at + field.len()].copy_from_slice(&field);
             out[at + field.len()] = code::END;
         }
+    }
+    if let Some(field) = out.get_mut(108..108 + head.file.len()) {
+        field.copy_from_slice(head.file);
     }
     out.push(code::END);
     // RFC 1542 section 2.1: BOOTP's 300 bytes are the least that some clients and relays take.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::message::{Head, encode};
 use super::scope::Subnet;
 use super::{Message, MessageType, Sender, code};
-use crate::model::Reservation4;
+use crate::model::{Booting, Reservation4};
 use crate::types::{DomainName, Mac, PortName};
 
 /// RFC 4702: the name is in DNS encoding.
@@ -17,6 +17,18 @@ const FQDN_O: u8 = 0x02;
 const DEFAULT_SIZE: u16 = 576;
 /// IP and UDP headers, which option 57 counts.
 const HEADERS: usize = 28;
+
+/// What HTTP boot of UEFI is known by.
+const HTTP_CLIENT: &[u8] = b"HTTPClient";
+/// The longest name that the fixed field `file` holds, with its zero.
+const LONGEST_FILE: usize = 127;
+
+/// What a booting client is told besides.
+struct Boot<'a> {
+    server: Ipv4Addr,
+    file: Cow<'a, [u8]>,
+    options: Vec<(u8, Cow<'a, [u8]>)>,
+}
 
 /// A reply, ready to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +84,10 @@ impl Draft<'_> {
         if self.rapid {
             options.push((code::RAPID_COMMIT, Cow::Borrowed(&[])));
         }
+        let boot = self.boot(message);
+        if let Some(boot) = &boot {
+            options.extend(boot.options.iter().cloned());
+        }
         self.ask(&mut options, code::SUBNET_MASK);
         for wanted in message.option(code::PARAMETERS).unwrap_or(DEFAULTS) {
             self.ask(&mut options, *wanted);
@@ -82,7 +98,8 @@ impl Draft<'_> {
         echo_relay(&mut options, message);
         let head = Head {
             yiaddr: self.yiaddr,
-            siaddr: self.subnet.gateway,
+            siaddr: boot.as_ref().map_or(self.subnet.gateway, |b| b.server),
+            file: boot.as_ref().map_or(&[], |b| &b.file),
             ciaddr: message.ciaddr,
             ..head(message)
         };
@@ -92,6 +109,40 @@ impl Draft<'_> {
             to: self.destination(message, from),
             bytes: encode(&head, &options, most(message)),
         }
+    }
+
+    /// What the client boots, if the subnet has something for it. A reservation's own options win.
+    fn boot<'a>(&'a self, message: &Message<'_>) -> Option<Boot<'a>> {
+        let said = |code| message.option(code).unwrap_or_default();
+        let machine = Booting {
+            arch: said(code::ARCH),
+            vendor_class: said(code::VENDOR_CLASS),
+            user_class: said(code::USER_CLASS),
+        };
+        let (file, server) = self.subnet.boot.as_ref()?.choose(&machine)?;
+        let server = server.unwrap_or(self.subnet.gateway);
+        let own_file = self.value(code::BOOT_FILE);
+        let file = own_file.unwrap_or(Cow::Borrowed(file.as_bytes()));
+        let mut options = Vec::new();
+        // UEFI takes an offer for HTTP boot only from a server that says the word back.
+        let is_http = machine.vendor_class.starts_with(HTTP_CLIENT);
+        if is_http && self.value(code::VENDOR_CLASS).is_none() {
+            options.push(own(code::VENDOR_CLASS, HTTP_CLIENT));
+        }
+        let parameters = message.option(code::PARAMETERS).unwrap_or_default();
+        if parameters.contains(&code::TFTP_SERVER) && self.value(code::TFTP_SERVER).is_none() {
+            options.push(own(code::TFTP_SERVER, server.to_string().as_bytes()));
+        }
+        // The fixed field holds 127 bytes: what is longer goes as an option, asked for or not.
+        let fits = file.len() <= LONGEST_FILE;
+        if parameters.contains(&code::BOOT_FILE) || !fits {
+            options.push((code::BOOT_FILE, file.clone()));
+        }
+        Some(Boot {
+            server,
+            file: if fits { file } else { Cow::Borrowed(&[]) },
+            options,
+        })
     }
 
     /// Adds an option that the client asked for, once, if there is one.
@@ -233,7 +284,7 @@ fn echo_relay(options: &mut Vec<(u8, Cow<'_, [u8]>)>, message: &Message<'_>) {
     }
 }
 
-fn head(message: &Message<'_>) -> Head {
+fn head(message: &Message<'_>) -> Head<'static> {
     Head {
         htype: message.htype,
         hlen: message.hlen,
@@ -244,6 +295,7 @@ fn head(message: &Message<'_>) -> Head {
         siaddr: Ipv4Addr::UNSPECIFIED,
         giaddr: message.giaddr,
         chaddr: message.chaddr,
+        file: &[],
     }
 }
 

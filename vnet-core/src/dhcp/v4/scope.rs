@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::code;
 use crate::lease::Pool;
-use crate::model::{DhcpOption, Forward, HostAccess, Network, Reservation4, Subnet4, World};
+use crate::model::{Boot, DhcpOption, Forward, HostAccess, Network, Reservation4, Subnet4, World};
 use crate::types::{DomainName, Ipv4Net, LeaseTime, Mac, NetworkName, PortName};
 
 /// All that DHCPv4 of one network follows from: a function of the world, replaced whole when the world changes.
@@ -34,6 +34,8 @@ pub struct Subnet {
     pub lease_time: LeaseTime,
     /// What clients are told when they ask for it.
     pub options: BTreeMap<u8, Vec<u8>>,
+    /// What machines without a system load.
+    pub boot: Option<Boot>,
 }
 
 /// One port of the network.
@@ -119,6 +121,7 @@ fn subnet(network: &Network, subnet: &Subnet4) -> Option<Subnet> {
         hosts: dhcp.hosts.clone(),
         lease_time: dhcp.lease_time,
         options,
+        boot: dhcp.boot.clone(),
     })
 }
 

@@ -1,0 +1,230 @@
+//! Machines without a system: TFTP as clients and as others speak it, and a guest that boots by iPXE.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tests::{Machine, Netd, Ns, World, tool, wait_for};
+
+const TOOLS: [&str; 4] = ["nft", "busybox", "dig", "dnsmasq"];
+const TFTP: &str = "10.50.0.1:69";
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A network that boots guests from a folder of its own, as strict about the host as it can be.
+fn lab(world: &World) -> anyhow::Result<(Netd<'_>, PathBuf)> {
+    let netd = Netd::start(&world.host)?;
+    let folder = netd.scratch().join("tftp");
+    fs::create_dir(&folder)?;
+    netd.apply(&format!(
+        r#"
+name = "lab"
+host_access = "services"
+[[subnet]]
+address = "10.50.0.1/24"
+[subnet.dhcp.boot]
+tftp = "{}"
+file = "hello.0"
+[[subnet.dhcp.boot.rule]]
+user_class = "iPXE"
+file = "boot.ipxe"
+"#,
+        folder.display()
+    ))?;
+    Ok((netd, folder))
+}
+
+/// A guest's socket, and what comes back to a packet from it.
+struct Client(UdpSocket);
+
+impl Client {
+    fn of(ns: &Ns) -> anyhow::Result<Self> {
+        let socket = ns.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(socket))
+    }
+
+    fn ask(&self, packet: &[u8]) -> anyhow::Result<Vec<u8>> {
+        self.0.send_to(packet, TFTP)?;
+        self.hear()
+    }
+
+    fn hear(&self) -> anyhow::Result<Vec<u8>> {
+        let mut reply = [0; 2048];
+        let (len, _) = self.0.recv_from(&mut reply)?;
+        Ok(reply[..len].to_vec())
+    }
+
+    fn read(&self, name: &str, options: &str) -> anyhow::Result<Vec<u8>> {
+        let request = format!("\0\x01{name}\0octet\0{options}");
+        self.ask(request.as_bytes())
+    }
+}
+
+#[test]
+fn tftp_serves_files_of_any_size_and_nothing_else() -> anyhow::Result<()> {
+    let name = "boot::tftp_serves_files_of_any_size_and_nothing_else";
+    if !tool::ready(name, &[&TOOLS[..], &["tftp"]].concat()) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (netd, folder) = lab(&world)?;
+    let alice = Machine::plug(&netd, "lab", "alice", &[])?;
+    alice.lease()?;
+    fs::create_dir(folder.join("sub"))?;
+    // Whole blocks, a part of one, none; and one that has more blocks than numbers.
+    for size in [0, 1, 512, 1024, 100_001, 512 * 66_000] {
+        let bytes: Vec<u8> = (0..size).map(|n: usize| (n / 7) as u8).collect();
+        fs::write(folder.join("sub/file"), &bytes)?;
+        let got = alice.ns.scratch().join("got");
+        let _ = fs::remove_file(&got);
+        alice.ns.sh(&format!(
+            "tftp -m octet 10.50.0.1 -c get sub/file {}",
+            got.display()
+        ))?;
+        assert!(fs::read(&got)? == bytes, "{size} bytes");
+    }
+    let client = Client::of(&alice.ns)?;
+    fs::write(folder.join("small"), "content")?;
+    assert_eq!(client.read("small", "")?, b"\0\x03\0\x01content");
+    assert_eq!(
+        client.read("/small", "tsize\x000\0blksize\x0065464\0windowsize\x004\0")?,
+        b"\0\x06blksize\x001468\0tsize\x007\0windowsize\x004\0"
+    );
+    Ok(())
+}
+
+#[test]
+fn tftp_gives_nothing_away() -> anyhow::Result<()> {
+    if !tool::ready("boot::tftp_gives_nothing_away", &TOOLS) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (netd, folder) = lab(&world)?;
+    let alice = Machine::plug(&netd, "lab", "alice", &[])?;
+    alice.lease()?;
+    let secret = netd.scratch().write("secret", "secret")?;
+    fs::create_dir(folder.join("sub"))?;
+    fs::write(folder.join("small"), "content")?;
+    fs::write(folder.join("private"), "secret")?;
+    fs::set_permissions(folder.join("private"), fs::Permissions::from_mode(0o600))?;
+    symlink(&secret, folder.join("out"))?;
+    symlink("../../secret", folder.join("sub/up"))?;
+    symlink("../small", folder.join("sub/fine"))?;
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        folder.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        0o644.into(),
+        0,
+    )?;
+
+    let client = Client::of(&alice.ns)?;
+    for name in [
+        "../secret",
+        "sub/../../secret",
+        "..\\secret",
+        "out",
+        "sub/up",
+        "private",
+        "pipe",
+        "sub",
+        ".",
+        "/etc/passwd",
+        "/proc/self/environ",
+        "none",
+    ] {
+        let said = client.read(name, "")?;
+        assert_eq!(said, b"\0\x05\0\x01no such file\0", "{name}");
+    }
+    assert_eq!(client.read("sub/fine", "")?, b"\0\x03\0\x01content");
+    let fresh = Client::of(&alice.ns)?;
+    let refused = fresh.ask(b"\0\x02small\0octet\0")?;
+    assert_eq!(refused[..4], [0, 5, 0, 2]);
+    assert_eq!(fs::read(folder.join("small"))?, b"content");
+    // Whatever is said, the server stays.
+    for n in 0..=255u8 {
+        fresh.0.send_to(&[0, n % 8, n, 0, n], TFTP)?;
+        fresh.0.send_to(&vec![n; 1400], TFTP)?;
+    }
+    // One client has so many transfers and no more; another is served meanwhile.
+    let hogs: Vec<Client> = (0..12)
+        .map(|_| Client::of(&alice.ns))
+        .collect::<Result<_, _>>()?;
+    let mut busy = 0;
+    for hog in &hogs {
+        busy += usize::from(hog.read("small", "")?.starts_with(b"\0\x05"));
+    }
+    assert!(busy >= 4, "{busy} were refused");
+    let bob = Machine::plug(&netd, "lab", "bob", &[])?;
+    bob.lease()?;
+    let other = Client::of(&bob.ns)?;
+    assert_eq!(other.read("small", "")?, b"\0\x03\0\x01content");
+    // Without an answer the same block comes again.
+    assert_eq!(other.hear()?, b"\0\x03\0\x01content");
+    Ok(())
+}
+
+/// A boot sector that says a word on the serial port: what it prints was loaded and run.
+fn program(says: &str) -> Vec<u8> {
+    let mut code = vec![
+        0x31, 0xc0, // xor ax, ax
+        0x8e, 0xd8, // mov ds, ax
+        0xfc, // cld
+        0xbe, 0x16, 0x7c, // mov si, the text
+        0xba, 0xf8, 0x03, // mov dx, the first serial port
+        0xac, // lodsb
+        0x84, 0xc0, // test al, al
+        0x74, 0x03, // jz, to the end
+        0xee, // out dx, al
+        0xeb, 0xf8, // jmp, to lodsb
+        0xf4, // hlt
+        0xeb, 0xfd, // jmp, to hlt
+    ];
+    code.extend_from_slice(says.as_bytes());
+    code.resize(20_000, 0);
+    code
+}
+
+#[test]
+fn a_guest_boots_by_ipxe() -> anyhow::Result<()> {
+    let name = "boot::a_guest_boots_by_ipxe";
+    if !tool::ready(name, &[&TOOLS[..], &["qemu-system-x86_64"]].concat()) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (netd, folder) = lab(&world)?;
+    // iPXE of the card's ROM is told the script, which loads the program.
+    fs::write(folder.join("boot.ipxe"), "#!ipxe\nchain stage.0\n")?;
+    fs::write(folder.join("stage.0"), program("booted from netd\n"))?;
+    let line = netd.vnet(&["port", "attach", "lab", "diskless", "-o", "qemu"])?;
+    let serial = world.host.scratch().join("serial");
+    let fixed =
+        "-M q35 -accel tcg -m 128 -nodefaults -no-user-config -display none -no-reboot -boot n";
+    let chardev = format!("file:{}", serial.display());
+    let mut argv: Vec<&str> = vec!["qemu-system-x86_64"];
+    argv.extend(fixed.split(' '));
+    argv.extend(["-serial", &chardev]);
+    argv.extend(line.split_whitespace());
+    let qemu = world.host.spawn(&argv)?;
+    wait_for("the program's word", Duration::from_secs(120), || {
+        let said = fs::read(&serial).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        anyhow::ensure!(
+            said.contains("booted from netd"),
+            "{said}\n{}\n{}",
+            qemu.log(),
+            netd.log()
+        );
+        Ok(())
+    })?;
+    let lease = netd.json(&["lease", "show", "lab", "diskless"])?;
+    assert!(
+        lease["address"]
+            .as_str()
+            .is_some_and(|a| a.starts_with("10.50.0.")),
+        "{lease}"
+    );
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! TFTP of one subnet: a socket on the gateway's port 69, a thread that hears requests, and one for each transfer.
+//!
+//! A transfer is a few packets a millisecond, and files are read from a disk that may be slow: threads that wait are
+//! the plain way, and there are never more than [`MOST`]. The folder is opened once; every file is opened *beneath*
+//! it by the kernel (`openat2`), so that neither `..` nor a link leads out, whatever happens to the folder meanwhile.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::tftp::{Act, Limits, Packet, Refused, Transfer, Wishes, data};
+use crate::types::IfName;
+
+/// Transfers at once, of all clients.
+const MOST: usize = 64;
+/// Transfers at once, of one client.
+const MOST_OF_ONE: usize = 8;
+/// How long the listener sleeps at most before it looks whether it should end.
+const BREATH: Duration = Duration::from_millis(250);
+/// What is left of an Ethernet frame for a block: IPv4, UDP and TFTP headers taken off.
+const HEADERS: u16 = 32;
+
+/// What is served where.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Served {
+    /// The bridge; nobody else is heard.
+    pub bridge: IfName,
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// The folder.
+    pub folder: PathBuf,
+    /// The bridge's MTU.
+    pub mtu: u16,
+}
+
+/// A running server; it ends when this is dropped. Transfers on their way are finished.
+#[derive(Debug)]
+pub struct Tftp {
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for Tftp {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Tftp {
+    /// Opens the folder and the socket, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Which of them cannot be had, and why.
+    pub fn start(served: Served) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = open(&served.folder, flags, Mode::empty());
+        let told = |e: io::Error, what: String| io::Error::new(e.kind(), format!("{what}: {e}"));
+        let folder = folder.map_err(|e| told(e.into(), served.folder.display().to_string()))?;
+        let socket = bound(&served, 69);
+        let socket = socket.map_err(|e| told(e, format!("{}:69", served.gateway)))?;
+        socket.set_read_timeout(Some(BREATH))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let server = Arc::new(Server {
+            served,
+            folder,
+            running: Mutex::default(),
+        });
+        let until = ended.clone();
+        std::thread::Builder::new()
+            .name("tftp".to_owned())
+            .spawn(move || server.listen(&socket, &until))?;
+        Ok(Self { ended })
+    }
+}
+
+#[derive(Debug)]
+struct Server {
+    served: Served,
+    folder: OwnedFd,
+    /// Transfers by client.
+    running: Mutex<BTreeMap<IpAddr, usize>>,
+}
+
+impl Server {
+    fn listen(self: &Arc<Self>, socket: &UdpSocket, until: &AtomicBool) {
+        let mut buffer = [0; 1024];
+        while !until.load(Ordering::Relaxed) {
+            let (len, client) = match socket.recv_from(&mut buffer) {
+                Ok(heard) => heard,
+                Err(e) if is_timeout(&e) => continue,
+                // The bridge is being remade: the socket is good again when it is back.
+                Err(_) => {
+                    std::thread::sleep(BREATH);
+                    continue;
+                }
+            };
+            if let Some(reply) = self
+                .request(&buffer[..len], client)
+                .err()
+                .and_then(Refused::reply)
+            {
+                // A refusal that is lost is asked for again.
+                let _ = socket.send_to(&reply, client);
+            }
+        }
+    }
+
+    fn request(self: &Arc<Self>, bytes: &[u8], client: SocketAddr) -> Result<(), Refused> {
+        let Packet::Read { file: name, wishes } = Packet::parse(bytes)? else {
+            return Err(Refused::Nonsense);
+        };
+        let (file, size) = self.open(name).map_err(|error| {
+            tracing::debug!(%client, name, %error, "TFTP refused");
+            Refused::NotFound
+        })?;
+        let place = Place::take(self, client.ip())?;
+        tracing::debug!(%client, name, size, "TFTP");
+        let server = self.clone();
+        let transfer = std::thread::Builder::new().name("tftp-file".to_owned());
+        let begun = transfer.spawn(move || {
+            let _place = place;
+            // A client that went away is no error of ours.
+            let _ = server.transfer(client, &file, size, &wishes);
+        });
+        begun.map(drop).map_err(|_| Refused::Busy)
+    }
+
+    /// A plain file beneath the folder that everybody may read.
+    fn open(&self, name: &str) -> io::Result<(File, u64)> {
+        // Firmwares write a leading slash, or Windows' kind.
+        let name = name.replace('\\', "/");
+        let name = name.trim_start_matches('/');
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let file = openat2(&self.folder, name, flags, Mode::empty(), beneath)?;
+        let about = fstat(&file)?;
+        let is_file = FileType::from_raw_mode(about.st_mode) == FileType::RegularFile;
+        if !is_file || about.st_mode & 0o004 == 0 {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok((file.into(), u64::try_from(about.st_size).unwrap_or(0)))
+    }
+
+    fn transfer(
+        &self,
+        client: SocketAddr,
+        file: &File,
+        size: u64,
+        wishes: &Wishes,
+    ) -> io::Result<()> {
+        let socket = bound(&self.served, 0)?;
+        socket.connect(client)?;
+        let limits = Limits {
+            block: self.served.mtu.clamp(576, 9000) - HEADERS,
+            window: 16,
+            timeout: 10,
+        };
+        let (mut transfer, mut act) = Transfer::begin(size, wishes, &limits);
+        loop {
+            match act {
+                Act::Say(packet) => drop(socket.send(&packet)?),
+                Act::Send(blocks) => {
+                    for block in blocks {
+                        let (at, len) = transfer.place(block);
+                        let mut bytes = vec![0; len];
+                        file.read_exact_at(&mut bytes, at)?;
+                        let number = u16::try_from(block & 0xffff).unwrap_or(0);
+                        socket.send(&data(number, &bytes))?;
+                    }
+                }
+                Act::Wait => {}
+                Act::End => return Ok(()),
+            }
+            act = hear(&socket, &mut transfer)?;
+        }
+    }
+}
+
+/// Waits for the client's next word that means something.
+fn hear(socket: &UdpSocket, transfer: &mut Transfer) -> io::Result<Act> {
+    let patience = Duration::from_secs(u64::from(transfer.timeout()));
+    let until = Instant::now() + patience;
+    let mut buffer = [0; 1024];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(transfer.timed_out());
+        }
+        socket.set_read_timeout(Some(left))?;
+        let len = match socket.recv(&mut buffer) {
+            Ok(len) => len,
+            Err(e) if is_timeout(&e) => continue,
+            Err(e) => return Err(e),
+        };
+        match Packet::parse(&buffer[..len]) {
+            Ok(Packet::Ack(block)) => match transfer.acknowledged(block) {
+                // Waiting goes on: chatter does not put the deadline off.
+                Act::Wait => {}
+                act @ (Act::Say(_) | Act::Send(_) | Act::End) => return Ok(act),
+            },
+            Ok(Packet::Error) => return Ok(Act::End),
+            Ok(Packet::Read { .. }) | Err(_) => {}
+        }
+    }
+}
+
+/// A client's place among the transfers, given back on drop.
+struct Place(Arc<Server>, IpAddr);
+
+impl Place {
+    fn take(server: &Arc<Server>, client: IpAddr) -> Result<Self, Refused> {
+        let mut running = server
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let all: usize = running.values().sum();
+        let own = running.entry(client).or_insert(0);
+        if all >= MOST || *own >= MOST_OF_ONE {
+            return Err(Refused::Busy);
+        }
+        *own += 1;
+        Ok(Self(server.clone(), client))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut running = self
+            .0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = running.get_mut(&self.1) {
+            *own = own.saturating_sub(1);
+        }
+        running.retain(|_, own| *own > 0);
+    }
+}
+
+fn bound(served: &Served, port: u16) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(served.bridge.as_str().as_bytes()))?;
+    socket.set_freebind_v4(true)?;
+    socket.bind(&SocketAddr::from((served.gateway, port)).into())?;
+    Ok(socket.into())
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut | Interrupted)
+}
