@@ -36,6 +36,7 @@ bench: build
 	cargo build --quiet --release -p tests --bins
 	@VNET_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench_spine
 	@VNET_BIN_DIR=$(TARGET)/release $(TARGET)/release/dhcp_bench
+	@$(TARGET)/release/dns_bench
 	@$(TARGET)/release/bench_kvm
 
 fmt:

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use vnet_core::host::Kernel;
-use vnet_core::serve::dns::{Dns, Setup};
+use vnet_core::serve::dns::{Dns, SYSTEM_BUS, Setup};
 use vnet_core::serve::files::LeaseFiles;
 use vnet_core::serve::leases::Leases;
 use vnet_core::store::Store;
@@ -51,6 +51,9 @@ pub struct Args {
     /// Certificates of those who may vouch for upstreams over TLS and HTTPS; the system's when left out.
     #[arg(long, env = "SSL_CERT_FILE")]
     ca_file: Option<PathBuf>,
+    /// The system's bus, by which systemd-resolved (where it runs) learns the networks' names.
+    #[arg(long, default_value = SYSTEM_BUS)]
+    system_bus: PathBuf,
     /// The program that serves vhost-user ports; beside netd when left out.
     #[arg(long)]
     backend: Option<PathBuf>,
@@ -174,6 +177,7 @@ async fn tools(args: &Args) -> Result<Tools> {
     let dns = Dns::start(Setup {
         resolv_conf: args.resolv_conf.clone(),
         authorities: args.ca_file.clone(),
+        bus: Some(args.system_bus.clone()),
     })
     .context("the DNS service")?;
     Ok(Tools {

@@ -36,12 +36,22 @@ impl DnsHost {
         resolv_conf: &str,
         authorities: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
-        let ns = Ns::new(label)?;
+        Self::with(Ns::new(label)?, resolv_conf, authorities, None)
+    }
+
+    /// The same in a namespace that is there, where something else may live already.
+    pub fn with(
+        ns: Ns,
+        resolv_conf: &str,
+        authorities: Option<PathBuf>,
+        bus: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         let path = ns.scratch().write("resolv.conf", resolv_conf)?;
         let dns = ns.enter(|| {
             Dns::start(Setup {
                 resolv_conf: path.clone(),
                 authorities,
+                bus,
             })
         })??;
         Ok(Self {

@@ -44,6 +44,24 @@ pub(super) fn name_of(address: IpAddr) -> Option<NameBuf> {
     NameBuf::from_text(&text)
 }
 
+/// The name of a subnet's own zone, if the subnet ends between labels.
+pub(super) fn zone_of(subnet: &IpNet) -> Option<String> {
+    let bits = usize::from(subnet.prefix_len());
+    match subnet {
+        IpNet::V4(v4) if bits >= 8 && bits % 8 == 0 => {
+            let octets = v4.network().octets();
+            let labels = octets[..bits / 8].iter().rev().map(|o| format!("{o}."));
+            Some(labels.collect::<String>() + "in-addr.arpa")
+        }
+        IpNet::V6(v6) if bits >= 4 && bits % 4 == 0 => {
+            let whole = u128::from(v6.network());
+            let nibbles = (32 - bits / 4..32).map(|i| format!("{:x}.", whole >> (4 * i) & 15));
+            Some(nibbles.collect::<String>() + "ip6.arpa")
+        }
+        IpNet::V4(_) | IpNet::V6(_) => None,
+    }
+}
+
 /// How many labels the zone of a subnet has in front of the tree's own: rounded up to whole labels, so that a /26 never
 /// claims the /24 around it.
 pub(super) fn zone_labels(subnet: &IpNet) -> usize {
@@ -116,6 +134,26 @@ mod tests {
             "lab.test",
         ] {
             assert_eq!(network(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn zones_of_subnets() {
+        for (subnet, zone) in [
+            ("10.94.1.0/24", Some("1.94.10.in-addr.arpa")),
+            ("172.16.0.0/12", None),
+            ("10.94.1.64/26", None),
+            (
+                "fd94:1::/64",
+                Some("0.0.0.0.0.0.0.0.1.0.0.0.4.9.d.f.ip6.arpa"),
+            ),
+        ] {
+            let net: IpNet = subnet.parse().unwrap();
+            let named = zone_of(&net);
+            assert_eq!(named.as_deref(), zone);
+            if let Some(named) = named {
+                assert_eq!(network(&named), Some(net.to_string()));
+            }
         }
     }
 

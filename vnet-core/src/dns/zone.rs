@@ -115,6 +115,18 @@ impl Zone {
         &self.gateways
     }
 
+    /// The domains it can be asked about: its own, and that of each subnet's addresses which lies on whole labels (one
+    /// that does not would claim its neighbours' addresses). None for a network whose names are plain.
+    #[must_use]
+    pub fn domains(&self) -> Vec<String> {
+        if self.apex.as_bytes().len() <= 1 {
+            return Vec::new();
+        }
+        let own = std::iter::once(super::wire::text(self.apex.as_bytes()));
+        own.chain(self.subnets.iter().filter_map(super::reverse::zone_of))
+            .collect()
+    }
+
     /// A name of the model in wire form; a plain one lies in the domain.
     pub(super) fn absolute(&self, name: &DomainName) -> Option<NameBuf> {
         let bare = NameBuf::from_text(name.as_str())?;

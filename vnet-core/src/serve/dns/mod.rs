@@ -7,12 +7,14 @@
 //! The thread owns directory, cache and forwarder; nothing is shared and nothing is locked. It lives in the network
 //! namespace of whoever called [`Dns::start`], and ends when the last handle is dropped.
 
+mod bus;
 mod gateways;
 mod listen;
 mod mmsg;
 mod outbound;
 mod random;
 mod resolv;
+mod resolved;
 mod secure;
 mod tcp;
 mod traffic;
@@ -29,6 +31,7 @@ use tokio::sync::oneshot;
 pub use crate::dns::Stats;
 use crate::dns::{NameChange, Zone};
 use crate::types::{IfName, NetworkName};
+use resolved::{Link, Told};
 
 /// The handle of the DNS service.
 #[derive(Debug, Clone)]
@@ -36,6 +39,7 @@ pub struct Dns {
     commands: Sender<Command>,
     /// After the sender, so that the last ring is heard when the sender is gone.
     bell: Bell,
+    registrar: Option<Sender<Vec<Told>>>,
 }
 
 /// Wakes the thread, also when it is dropped.
@@ -55,6 +59,9 @@ impl Drop for Bell {
     }
 }
 
+/// Where the system's bus listens.
+pub const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
+
 /// What of the host the service goes by.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -62,6 +69,8 @@ pub struct Setup {
     pub resolv_conf: PathBuf,
     /// The certificates of those who may vouch for secure upstreams; the system's when left out.
     pub authorities: Option<PathBuf>,
+    /// The system's bus, by which systemd-resolved is told of the networks' names; nobody is when left out.
+    pub bus: Option<PathBuf>,
 }
 
 /// What a network should be served: a zone on a bridge, or nothing any more.
@@ -83,11 +92,13 @@ impl Dns {
     pub fn start(setup: Setup) -> std::io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let (commands, inbox) = channel();
+        let bus = setup.bus.clone();
         let worker = worker::Worker::new(setup, inbox, Arc::clone(&bell))?;
         std::thread::Builder::new()
             .name("dns".to_owned())
             .spawn(move || worker.run())?;
         Ok(Self {
+            registrar: bus.map(registrar).transpose()?,
             commands,
             bell: Bell(bell),
         })
@@ -97,8 +108,14 @@ impl Dns {
     /// the cache. Whatever cannot be served is told (and tried again until it can be): the network works without.
     pub async fn configure(&self, wanted: Vec<Wanted>) -> Vec<(NetworkName, String)> {
         let (reply, answer) = oneshot::channel();
+        let links: Vec<Told> = wanted.iter().map(link).collect();
         self.send(Command::Configure(wanted, reply));
-        answer.await.unwrap_or_default()
+        let problems = answer.await.unwrap_or_default();
+        if let Some(registrar) = &self.registrar {
+            // After the gateways are served. The thread only ends when no handle is left.
+            let _ = registrar.send(links);
+        }
+        problems
     }
 
     /// Names of leases come and go.
@@ -118,4 +135,23 @@ impl Dns {
         let _ = self.commands.send(command);
         self.bell.ring();
     }
+}
+
+/// Starts the thread that tells systemd-resolved.
+fn registrar(bus: PathBuf) -> std::io::Result<Sender<Vec<Told>>> {
+    let (told, inbox) = channel();
+    let registrar = resolved::Registrar::new(bus, inbox);
+    std::thread::Builder::new()
+        .name("resolved".to_owned())
+        .spawn(move || registrar.run())?;
+    Ok(told)
+}
+
+fn link((network, zone, bridge): &Wanted) -> Told {
+    let link = zone.as_ref().map(|zone| Link {
+        bridge: bridge.clone(),
+        gateways: zone.gateways().to_vec(),
+        domains: zone.domains(),
+    });
+    (network.clone(), link)
 }

@@ -91,7 +91,7 @@ fn address(text: &str) -> Option<SocketAddr> {
 }
 
 /// The number of an interface.
-fn interface(name: &str) -> Option<u32> {
+pub(super) fn interface(name: &str) -> Option<u32> {
     let any = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,

@@ -34,6 +34,7 @@ impl Worker {
                     return;
                 }
             };
+            self.busy += got;
             let mut ready: Vec<(Option<Address>, &[u8])> = Vec::with_capacity(got);
             for (i, out) in self.replies.iter_mut().take(got).enumerate() {
                 let (bytes, address) = self.batch.message(i);
