@@ -37,7 +37,7 @@ bench: build
 	@VNET_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench_spine
 	@VNET_BIN_DIR=$(TARGET)/release $(TARGET)/release/dhcp_bench
 	@$(TARGET)/release/dns_bench
-	@$(TARGET)/release/bench_kvm
+	@$(ROOT) VNET_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench_dataplane
 
 fmt:
 	cargo fmt --all

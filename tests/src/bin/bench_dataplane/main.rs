@@ -1,4 +1,4 @@
-//! The data plane beside its peers: `bench_dataplane [T1 T3 T4 S1 S2 G1 G2 I1] [--rounds N]`.
+//! The data plane beside its peers: `bench_dataplane [T1 T3 T4 S1 S2 G1 G2 I1 K1] [--rounds N]`.
 //!
 //! Peers and we take turns inside one run, and ratios are what to keep: on a shared machine all figures move together.
 //! Load comes from DPDK's testpmd (virtio_user) on core 0, the backend runs on core 1. Needs root; what is missing is
@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
 mod guests;
+mod kvm;
 mod load;
 mod ovs;
 mod rings;
@@ -48,4 +49,5 @@ const BENCHES: &[(&str, Bench)] = &[
     ("G1", guests::guest_to_host),
     ("G2", guests::guest_to_guest),
     ("I1", guests::idle),
+    ("K1", kvm::example_vmm),
 ];
