@@ -425,7 +425,7 @@ fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &mut Check) -
     if doc.boot.is_some() {
         check.wrong(
             format!("{at}.dhcp.boot"),
-            "is IPv4's: leave it out here, or give `bootfile-url` as an option",
+            "is IPv4's: leave it out here, or give `boot-file` as an option",
         );
     }
     if mode != RaMode::Stateful && address.prefix_len() != 64 {
