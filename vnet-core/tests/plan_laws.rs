@@ -305,6 +305,29 @@ proptest! {
         prop_assert!(again.is_empty(), "{text}and then\n{again}");
     }
 
+    /// A port that is added to a running world changes what it says it changes, and the way there is the same.
+    #[test]
+    fn an_addition_is_the_whole_difference(world in worlds(), forwarding: bool) {
+        for port in world.ports.values() {
+            let mut before = world.clone();
+            before.ports.remove(&port.key);
+            let Some(addition) = plan::addition(&world, port) else { continue };
+            let host = reached(&before, forwarding, &[]);
+            let mut desired = plan::desired(&before);
+            // Where something is in the way of another port, the whole has no plan, and the addition goes on.
+            let settled = plan::diff(&host.state, &desired);
+            if !settled.is_ok_and(|plan| plan.is_empty()) {
+                continue;
+            }
+            desired.absorb(addition.clone());
+            let whole = plan::desired(&world);
+            prop_assert_eq!(&desired, &whole);
+            let short = plan::diff_addition(&host.state, &desired, &addition);
+            let long = plan::diff(&host.state, &whole);
+            prop_assert_eq!(short, long);
+        }
+    }
+
     /// Whichever step fails, the host is as it was.
     #[test]
     fn a_failure_at_any_step_changes_nothing(a in worlds(), b in worlds(), deeds in deeds()) {

@@ -1,30 +1,76 @@
 //! The one way a change goes: plan, execute, verify, persist. If any of it fails, everything is as it was.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
-use vnet_core::firewall::Ruleset;
-use vnet_core::model::World;
+use vnet_core::firewall::Change;
+use vnet_core::model::{Port, World};
 use vnet_core::plan::{self, HostState, Plan, Scope, Step};
 use vnet_core::store::{Op, Table};
 use vnet_core::types::{IfName, NetworkName};
 
-use super::{Driver, Refusal};
+use super::{Driver, Refusal, services};
 
 /// Above this many links, one dump is cheaper than single questions.
 const FEW: usize = 24;
 
-impl Driver {
-    /// What the kernel should look like for a world.
-    fn desired(&self, world: &World) -> HostState {
-        let mut desired = plan::desired(world);
-        self.remembered.complete(&mut desired, &self.observed);
-        desired
+/// A world, what it asks of the kernel, and the way there. It is computed once, and carried through.
+pub(super) struct Prepared {
+    world: World,
+    desired: HostState,
+    plan: Plan,
+}
+
+impl Prepared {
+    /// The world that is to be.
+    pub(super) const fn world(&self) -> &World {
+        &self.world
     }
 
-    /// The steps from here to a world, without taking any.
-    pub(super) fn plan(&self, next: &World) -> Result<Plan, Refusal> {
-        plan::diff(&self.observed, &self.desired(next))
-            .map_err(|c| Refusal::Conflict(c.to_string()))
+    /// The steps, as text.
+    pub(super) fn steps(&self) -> Vec<String> {
+        self.plan.steps().map(ToString::to_string).collect()
+    }
+}
+
+impl Driver {
+    /// What a world asks of the kernel, and the steps from here to there, without taking any.
+    ///
+    /// # Errors
+    /// When something that is not ours is in the way.
+    pub(super) fn prepare(&self, world: World) -> Result<Prepared, Refusal> {
+        let mut desired = plan::desired(&world);
+        self.remembered.complete(&mut desired, &self.observed);
+        let plan = plan::diff(&self.observed, &desired)
+            .map_err(|conflict| Refusal::Conflict(conflict.to_string()))?;
+        Ok(Prepared {
+            world,
+            desired,
+            plan,
+        })
+    }
+
+    /// As [`Self::prepare`], for a world that is this one with one more port: it costs the port, not the world.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) fn prepare_port(&mut self, world: World, port: &Port) -> Result<Prepared, Refusal> {
+        let Some(addition) = plan::addition(&world, port) else {
+            return self.prepare(world);
+        };
+        let mut desired = std::mem::take(&mut self.desired);
+        desired.absorb(addition.clone());
+        match plan::diff_addition(&self.observed, &desired, &addition) {
+            Ok(plan) => Ok(Prepared {
+                world,
+                desired,
+                plan,
+            }),
+            Err(conflict) => {
+                self.desired = plan::desired(&self.world);
+                Err(Refusal::Conflict(conflict.to_string()))
+            }
+        }
     }
 
     /// Makes a world true, and keeps it: the kernel first, then the disk, then our own idea of it.
@@ -34,80 +80,109 @@ impl Driver {
     pub(super) async fn commit(
         &mut self,
         next: World,
+        ops: Vec<Op>,
+        touched: &[NetworkName],
+    ) -> Result<(), Refusal> {
+        let prepared = self.prepare(next)?;
+        self.commit_prepared(prepared, ops, touched).await
+    }
+
+    /// As [`Self::commit`].
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) async fn commit_prepared(
+        &mut self,
+        prepared: Prepared,
         mut ops: Vec<Op>,
         touched: &[NetworkName],
     ) -> Result<(), Refusal> {
-        let plan = self.plan(&next)?;
-        if let Err(refusal) = self.execute(plan, &next).await {
+        let Prepared {
+            world: next,
+            mut desired,
+            plan,
+        } = prepared;
+        let begun = Instant::now();
+        // The kernel takes its time; what the services will be told is found out meanwhile.
+        let (done, news) = tokio::join!(self.execute(plan, &mut desired), async {
+            services::news(&next, touched)
+        });
+        if let Err(refusal) = done {
+            self.desired = plan::desired(&self.world);
             self.look(&Scope::All).await;
             return Err(refusal);
         }
+        let executed = begun.elapsed();
         ops.extend(self.active_op(&next));
         ops.push(self.remembered_op());
         if let Err(error) = self.persist(ops).await {
-            let back = self.world.clone();
-            self.go_back(&back).await;
+            self.go_back().await;
             return Err(Refusal::Failed(format!(
                 "nothing was changed, because it could not be kept: {error}"
             )));
         }
+        let persisted = begun.elapsed();
+        self.desired = desired;
         let before = std::mem::replace(&mut self.world, next);
-        self.tell_services(touched).await;
+        self.tell(news).await;
         self.serve_vhost(&before);
+        tracing::debug!(?executed, ?persisted, told = ?begun.elapsed(), "committed");
         Ok(())
     }
 
     /// Takes the steps and looks whether the kernel did as it was told.
-    async fn execute(&mut self, plan: Plan, next: &World) -> Result<(), Refusal> {
+    async fn execute(&mut self, plan: Plan, desired: &mut HostState) -> Result<(), Refusal> {
         if plan.is_empty() {
             return Ok(());
         }
         let scope = scope(&plan);
-        let rules = self.firewall_after(&plan);
+        let rules = changes_of_rules(&plan);
         let done = plan::execute(plan, &mut self.tools.kernel)
             .await
             .map_err(|back| Refusal::Failed(format!("nothing was changed: {back}")))?;
         self.remembered.learn(&done);
-        self.observed.firewall = rules;
+        // A transaction of nft is all or nothing: what it did needs no look.
+        if let Some(firewall) = &mut self.observed.firewall {
+            rules.iter().for_each(|change| firewall.make(change));
+        }
         self.look(&scope).await;
-        let rest = self.plan(next)?;
-        if rest.is_empty() {
+        if self.rest(desired, &scope)?.is_empty() {
             return Ok(());
         }
         // Somebody else may have moved at the same moment: once more, from what is there now.
         self.look(&Scope::All).await;
-        let rest = self.plan(next)?;
+        let rest = self.rest(desired, &Scope::All)?;
         let text = rest.to_string();
         let done = plan::execute(rest, &mut self.tools.kernel)
             .await
             .map_err(|back| Refusal::Failed(back.to_string()))?;
         self.remembered.learn(&done);
         self.look(&Scope::All).await;
-        if self.plan(next)?.is_empty() {
+        if self.rest(desired, &Scope::All)?.is_empty() {
             return Ok(());
         }
-        let world = self.world.clone();
-        self.go_back(&world).await;
+        self.go_back().await;
         Err(Refusal::Failed(format!(
             "the kernel does not keep what it was told; nothing was changed. It would not:\n{text}"
         )))
     }
 
-    /// The firewall after a plan. A transaction of nft is all or nothing, so what it did needs no look.
-    fn firewall_after(&self, plan: &Plan) -> Option<Ruleset> {
-        let mut rules = self.observed.firewall.clone();
-        for step in plan.steps() {
-            if let Step::Firewall { change, .. } = step {
-                rules = rules.map(|rules| rules.after(change));
-            }
+    /// What is still to be done, as far as the scope goes.
+    fn rest(&self, desired: &mut HostState, scope: &Scope) -> Result<Plan, Refusal> {
+        self.remembered.complete(desired, &self.observed);
+        let (plan, conflicts) = plan::settle_within(&self.observed, desired, scope);
+        match conflicts.first() {
+            Some(conflict) => Err(Refusal::Conflict(conflict.to_string())),
+            None => Ok(plan),
         }
-        rules
     }
 
-    /// Brings the kernel back to a world, as far as it goes; what is left is drift, which is repaired as such.
-    async fn go_back(&mut self, world: &World) {
+    /// Brings the kernel back to the world, as far as it goes; what is left is drift, which is repaired as such.
+    async fn go_back(&mut self) {
         self.look(&Scope::All).await;
-        let back = plan::settle(&self.observed, &self.desired(world)).0;
+        self.desired = plan::desired(&self.world);
+        self.remembered.complete(&mut self.desired, &self.observed);
+        let back = plan::settle(&self.observed, &self.desired).0;
         match plan::execute(back, &mut self.tools.kernel).await {
             Ok(done) => drop(self.remembered.learn(&done)),
             Err(error) => tracing::error!(%error, "the way back failed as well"),
@@ -138,11 +213,14 @@ impl Driver {
         let names: Vec<NetworkName> = self.world.active.iter().cloned().collect();
         self.silence_services(&names).await;
         self.look(&Scope::All).await;
-        let (plan, _) = plan::settle(&self.observed, &self.desired(&World::default()));
+        let mut nothing = plan::desired(&World::default());
+        self.remembered.complete(&mut nothing, &self.observed);
+        let (plan, _) = plan::settle(&self.observed, &nothing);
         let done = plan::execute(plan, &mut self.tools.kernel)
             .await
             .map_err(|back| Refusal::Failed(back.to_string()))?;
         self.remembered.learn(&done);
+        self.desired = nothing;
         let before = std::mem::take(&mut self.world);
         self.serve_vhost(&before);
         let keep = self.remembered_op();
@@ -161,6 +239,16 @@ fn scope(plan: &Plan) -> Scope {
     } else {
         Scope::Links(names)
     }
+}
+
+fn changes_of_rules(plan: &Plan) -> Vec<Change> {
+    let changes = plan.steps().filter_map(|step| match step {
+        Step::Firewall { change, .. } => Some(change.clone()),
+        Step::Create(_) | Step::Delete(_) | Step::Change { .. } | Step::Set { .. } => None,
+        Step::AddAddress(..) | Step::RemoveAddress(..) => None,
+        Step::AddRoute(_) | Step::RemoveRoute(_) => None,
+    });
+    changes.collect()
 }
 
 /// Keeps a document.

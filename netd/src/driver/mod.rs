@@ -79,6 +79,8 @@ pub struct Tools {
 /// The owner of the world.
 pub struct Driver {
     world: World,
+    /// What the world asks of the kernel.
+    desired: HostState,
     observed: HostState,
     remembered: Remembered,
     tools: Tools,
@@ -99,6 +101,7 @@ impl Driver {
     pub async fn restore(tools: Tools, events: Events) -> Result<Self, Refusal> {
         let mut driver = Self {
             world: World::default(),
+            desired: HostState::default(),
             observed: HostState::default(),
             remembered: Remembered::default(),
             backends: backends::Backends::new(tools.backend.clone(), &tools.run_dir),

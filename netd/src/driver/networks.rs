@@ -26,8 +26,7 @@ impl Driver {
             )));
         }
         let (next, changes, notes) = self.settle(&request).await?;
-        let plan = self.plan(&next)?;
-        let steps = plan.steps().map(ToString::to_string).collect();
+        let prepared = self.prepare(next)?;
         let networks = changes
             .iter()
             .map(|c| Applied {
@@ -37,7 +36,7 @@ impl Driver {
             .collect();
         let mut reply = ApplyReply {
             networks,
-            steps,
+            steps: prepared.steps(),
             notes,
         };
         if request.dry_run {
@@ -48,6 +47,7 @@ impl Driver {
             .filter(|c| c.action != Action::Unchanged)
             .map(|c| c.name.clone())
             .collect();
+        let next = prepared.world();
         let networks = changed.iter().filter_map(|name| next.networks.get(name));
         let mut ops = networks.map(keep).collect::<Result<Vec<_>, _>>()?;
         let moved = next.ports.values();
@@ -55,7 +55,7 @@ impl Driver {
             let json = serde_json::to_vec(port).map_err(|e| Refusal::Failed(e.to_string()))?;
             ops.push(put(Table::Ports, &port.key, json));
         }
-        self.commit(next, ops, &changed).await?;
+        self.commit_prepared(prepared, ops, &changed).await?;
         for change in changes.iter().filter(|c| c.action != Action::Unchanged) {
             self.announce(change);
             reply.notes.extend(

@@ -43,9 +43,11 @@ impl Driver {
         next.ports.insert(port.key.clone(), port.clone());
         let json = serde_json::to_vec(&port).map_err(|e| Refusal::Failed(e.to_string()))?;
         let touched: Vec<NetworkName> = port.key.home.network().cloned().into_iter().collect();
-        let done = self
-            .commit(next, vec![put(Table::Ports, &port.key, json)], &touched)
-            .await;
+        let ops = vec![put(Table::Ports, &port.key, json)];
+        let done = match self.prepare_port(next, &port) {
+            Ok(prepared) => self.commit_prepared(prepared, ops, &touched).await,
+            Err(refusal) => Err(refusal),
+        };
         if let (Err(_), Some(network)) = (&done, port.key.home.network()) {
             self.tools.leases.forget(network.clone(), port.mac).await;
         }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vnet_core::host::nft_watch::NftWatch;
 use vnet_core::host::watch::{self, Watch};
-use vnet_core::plan::{self, Scope};
+use vnet_core::plan::{self, Plan, Scope};
 use vnet_core::types::IfName;
 
 use super::{Driver, Events};
@@ -120,12 +120,14 @@ impl Driver {
     /// Looks, and puts right what is not as the world says.
     pub(super) async fn reconcile(&mut self, scope: &Scope) {
         self.look(scope).await;
-        let mut desired = plan::desired(&self.world);
-        self.remembered.complete(&mut desired, &self.observed);
-        let (plan, conflicts) = plan::settle(&self.observed, &desired);
-        for conflict in conflicts {
-            tracing::warn!(%conflict, "drift that is not ours to repair");
+        if self.drifted(scope).is_empty() {
+            return;
         }
+        // What was touched may not be all, and what depends on it is not noticed twice.
+        if *scope != Scope::All {
+            self.look(&Scope::All).await;
+        }
+        let plan = self.drifted(&Scope::All);
         if plan.is_empty() {
             return;
         }
@@ -144,5 +146,15 @@ impl Driver {
             }
         }
         self.look(&Scope::All).await;
+    }
+
+    /// The steps back to what should be, within the scope.
+    fn drifted(&mut self, scope: &Scope) -> Plan {
+        self.remembered.complete(&mut self.desired, &self.observed);
+        let (plan, conflicts) = plan::settle_within(&self.observed, &self.desired, scope);
+        for conflict in conflicts {
+            tracing::warn!(%conflict, "drift that is not ours to repair");
+        }
+        plan
     }
 }

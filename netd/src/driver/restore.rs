@@ -75,7 +75,7 @@ impl Driver {
 
     async fn adopt(&mut self, mut world: World) -> Result<(), Refusal> {
         self.look(&Scope::All).await;
-        loop {
+        let desired = loop {
             let mut desired = plan::desired(&world);
             self.remembered.complete(&mut desired, &self.observed);
             let (plan, conflicts) = plan::settle(&self.observed, &desired);
@@ -91,8 +91,9 @@ impl Driver {
                     ))
                 })?;
             self.remembered.learn(&done);
-            break;
-        }
+            break desired;
+        };
+        self.desired = desired;
         self.look(&Scope::All).await;
         let mut ops: Vec<Op> = self.active_op(&world).into_iter().collect();
         ops.push(self.remembered_op());

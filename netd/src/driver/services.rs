@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use tokio::sync::broadcast::error::RecvError;
 use vnet_core::dhcp::{ra, v4, v6};
 use vnet_core::dns::{Change, NameChange, Zone};
-use vnet_core::model::{Network, Subnet4};
+use vnet_core::model::{Network, Subnet4, World};
 use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, News, Wanted};
 use vnet_core::serve::tftp::{Served, Tftp};
 use vnet_core::types::{IfName, NetworkName};
 
-use super::Driver;
+use super::{Driver, Tools};
 
 /// What a network's services were told last.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -37,29 +37,58 @@ impl Told {
     }
 }
 
+/// What a world says to the services of these networks.
+pub(super) fn news(world: &World, networks: &[NetworkName]) -> Vec<(NetworkName, Told)> {
+    let told = |name: &NetworkName| match world.active.contains(name) {
+        true => Told {
+            dhcp4: v4::Scope::of(world, name),
+            dhcp6: v6::Scope::of(world, name),
+            ra: ra::Scope::of(world, name),
+            zone: Zone::of(world, name),
+            running: true,
+        },
+        false => Told::default(),
+    };
+    networks
+        .iter()
+        .map(|name| (name.clone(), told(name)))
+        .collect()
+}
+
 impl Driver {
     /// Tells the services of these networks what the world says now.
     pub(super) async fn tell_services(&mut self, networks: &[NetworkName]) {
-        self.tell_files(networks);
+        self.tell(news(&self.world, networks)).await;
+    }
+
+    /// Tells the services what is to be told, as far as it is new.
+    pub(super) async fn tell(&mut self, news: Vec<(NetworkName, Told)>) {
+        let names: Vec<_> = news.iter().map(|(name, _)| name.clone()).collect();
+        self.tell_files(&names);
         let (mut wanted, mut zones) = (Vec::new(), Vec::new());
-        for name in networks {
-            let now = self.should_tell(name);
-            let before = self.told.get(name).cloned().unwrap_or_default();
-            let Some(bridge) = self.world.networks.get(name).map(|n| n.bridge.name.clone()) else {
+        for (name, now) in news {
+            let nothing = Told::default();
+            let before = self.told.get(&name).unwrap_or(&nothing);
+            let Some(bridge) = self
+                .world
+                .networks
+                .get(&name)
+                .map(|n| n.bridge.name.clone())
+            else {
                 continue;
             };
             let restarted = now.running != before.running;
             let same = now.dhcp4 == before.dhcp4 && now.dhcp6 == before.dhcp6;
             if !same || now.ra != before.ra || restarted {
-                wanted.push(now.wanted(name, &bridge));
+                wanted.push(now.wanted(&name, &bridge));
             }
             if now.zone != before.zone || restarted {
                 zones.push((name.clone(), now.zone.clone(), bridge));
             }
-            self.told.insert(name.clone(), now);
+            self.told.insert(name, now);
         }
         self.configure(wanted, zones).await;
-        self.serve_files(networks);
+        self.serve_files(&names);
     }
 
     /// Starts and ends TFTP as the world says.
@@ -96,19 +125,6 @@ impl Driver {
         }
     }
 
-    fn should_tell(&self, name: &NetworkName) -> Told {
-        if !self.world.active.contains(name) {
-            return Told::default();
-        }
-        Told {
-            dhcp4: v4::Scope::of(&self.world, name),
-            dhcp6: v6::Scope::of(&self.world, name),
-            ra: ra::Scope::of(&self.world, name),
-            zone: Zone::of(&self.world, name),
-            running: true,
-        }
-    }
-
     async fn configure(
         &mut self,
         wanted: Vec<Wanted>,
@@ -128,27 +144,24 @@ impl Driver {
         for name in &touched {
             self.warnings.remove(name);
         }
-        let mut failed = Vec::new();
-        if !wanted.is_empty() {
-            failed.extend(
-                self.tools
-                    .leases
-                    .configure(wanted)
-                    .await
-                    .into_iter()
-                    .map(|(n, e)| (n, format!("no DHCP or router advertisements: {e}"))),
-            );
-        }
-        if !zones.is_empty() {
-            failed.extend(
-                self.tools
-                    .dns
-                    .configure(zones)
-                    .await
-                    .into_iter()
-                    .map(|(n, e)| (n, format!("no DNS: {e}"))),
-            );
-        }
+        let Tools { leases, dns, .. } = &self.tools;
+        let (no_dhcp, no_dns) = tokio::join!(
+            async {
+                match wanted.is_empty() {
+                    true => Vec::new(),
+                    false => leases.configure(wanted).await,
+                }
+            },
+            async {
+                match zones.is_empty() {
+                    true => Vec::new(),
+                    false => dns.configure(zones).await,
+                }
+            },
+        );
+        let dhcp = |(name, error)| (name, format!("no DHCP or router advertisements: {error}"));
+        let no_dns = no_dns.into_iter().map(|(n, e)| (n, format!("no DNS: {e}")));
+        let failed: Vec<_> = no_dhcp.into_iter().map(dhcp).chain(no_dns).collect();
         for (name, text) in failed {
             self.events
                 .emit("service.failed", Some(name.as_str()), text.clone());

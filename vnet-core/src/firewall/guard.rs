@@ -19,37 +19,42 @@ use super::rule::{
 };
 use super::ruleset::Ruleset;
 use super::set::{SetName, Table};
-use crate::model::{PortKind, World};
+use crate::model::{Port, PortKind, World};
 use crate::types::IfName;
 use std::net::Ipv6Addr;
 
 /// The elements of every port.
 pub(super) fn ports(rules: &mut Ruleset, world: &World) {
     for port in world.live_ports() {
-        let hold = Hold::of(world, port);
-        match port.kind {
-            PortKind::Tap { .. } | PortKind::TapFd { .. } | PortKind::External => {
-                known(rules, &port.interface, &hold);
-                if port.guard {
-                    guarded(rules, &port.interface, &hold);
-                    owned(rules, &hold);
-                }
-                if publish::leads_to(world, port) {
-                    let name = || (&port.interface).into();
-                    rules.add(SetName::Reflect, [name(), name()]);
-                }
-            }
-            // Its switch guards it. Here only others are kept from what it owns; it comes by the uplink.
-            PortKind::VhostUser { .. } => {
-                known(rules, &port.key.home.uplink(), &hold);
-                if port.guard {
-                    owned(rules, &hold);
-                }
-            }
-        }
+        self::port(rules, world, port);
     }
     for prefix in world.running().flat_map(hold::own_prefixes) {
         rules.add(SetName::Prefix6, [prefix.into()]);
+    }
+}
+
+/// The elements of one of them.
+pub(super) fn port(rules: &mut Ruleset, world: &World, port: &Port) {
+    let hold = Hold::of(world, port);
+    match port.kind {
+        PortKind::Tap { .. } | PortKind::TapFd { .. } | PortKind::External => {
+            known(rules, &port.interface, &hold);
+            if port.guard {
+                guarded(rules, &port.interface, &hold);
+                owned(rules, &hold);
+            }
+            if publish::leads_to(world, port) {
+                let name = || (&port.interface).into();
+                rules.add(SetName::Reflect, [name(), name()]);
+            }
+        }
+        // Its switch guards it. Here only others are kept from what it owns; it comes by the uplink.
+        PortKind::VhostUser { .. } => {
+            known(rules, &port.key.home.uplink(), &hold);
+            if port.guard {
+                owned(rules, &hold);
+            }
+        }
     }
 }
 

@@ -36,7 +36,7 @@ mod set;
 pub use hold::{Free6, Hold};
 pub use rule::{Action, At, Chain, Field, Hook, Place, Rule, Test, Value, With};
 pub use ruleset::{Change, ElementChange, Frame, Ruleset};
-pub use set::{Atom, Column, Element, SetName, SetSpec, Table, Translation};
+pub use set::{Atom, Column, Element, Key, SetName, SetSpec, Table, Translation};
 
 use crate::model::{Port, World};
 
@@ -52,6 +52,14 @@ pub fn compile(world: &World) -> Ruleset {
         publish::network(&mut rules, world, network);
     }
     guard::ports(&mut rules, world);
+    rules
+}
+
+/// The elements of one port of a started network of ours, in tables that are otherwise empty.
+#[must_use]
+pub(crate) fn compile_port(world: &World, port: &Port) -> Ruleset {
+    let mut rules = Ruleset::empty();
+    guard::port(&mut rules, world, port);
     rules
 }
 

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde_json::Value;
 
 use super::ruleset::chains;
-use super::set::{Atom, Column, Element, SetName, SetSpec, Table};
+use super::set::{Atom, Column, Element, Key, SetName, SetSpec, Table};
 use super::{Chain, Frame, Ruleset};
 use crate::types::{Ipv4Net, Ipv6Net};
 
@@ -194,7 +194,7 @@ fn element(spec: &SetSpec, value: &Value) -> Option<Element> {
     }
 }
 
-fn key(spec: &SetSpec, value: &Value) -> Option<Vec<Atom>> {
+fn key(spec: &SetSpec, value: &Value) -> Option<Key> {
     let parts = match value.get("concat").and_then(Value::as_array) {
         Some(parts) => &parts[..],
         None => std::slice::from_ref(value),
@@ -202,11 +202,9 @@ fn key(spec: &SetSpec, value: &Value) -> Option<Vec<Atom>> {
     if parts.len() != spec.key.len() {
         return None;
     }
-    spec.key
-        .iter()
-        .zip(parts)
-        .map(|(column, part)| atom(*column, part))
-        .collect()
+    let columns = spec.key.iter().zip(parts);
+    let atoms: Option<Vec<_>> = columns.map(|(column, part)| atom(*column, part)).collect();
+    Key::new(&atoms?)
 }
 
 fn atom(column: Column, value: &Value) -> Option<Atom> {

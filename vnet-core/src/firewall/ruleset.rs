@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::rule::Chain;
-use super::set::{Atom, Element, SetName, Table, Translation};
+use super::set::{Atom, Element, Key, SetName, Table, Translation};
 use super::{forward, guard, publish};
 
 /// The tables, sets, chains and rules, apart from their elements.
@@ -127,21 +127,55 @@ impl Ruleset {
         Change::Elements(changes.map(change).collect())
     }
 
-    /// This ruleset after a change: what the kernel does, as a pure function.
+    /// What turns this ruleset into itself with the elements of another besides.
     #[must_use]
-    pub fn after(mut self, change: &Change) -> Self {
+    pub fn lacking(&self, more: &Self) -> Change {
+        let none = BTreeSet::new();
+        let change = |(set, wanted): (&SetName, &BTreeSet<Element>)| {
+            let have = self.elements.get(set).unwrap_or(&none);
+            ElementChange {
+                set: *set,
+                remove: BTreeSet::new(),
+                add: wanted.difference(have).cloned().collect(),
+            }
+        };
+        let changes = more.elements.iter().map(change);
+        let changes: Vec<_> = changes.filter(|change| !change.add.is_empty()).collect();
+        match changes.is_empty() {
+            true => Change::None,
+            false => Change::Elements(changes),
+        }
+    }
+
+    /// Adds the elements of another.
+    pub fn absorb(&mut self, more: Self) {
+        for (set, elements) in more.elements {
+            self.elements.entry(set).or_default().extend(elements);
+        }
+    }
+
+    /// Changes this ruleset as the kernel changes its own.
+    pub fn make(&mut self, change: &Change) {
         match change {
-            Change::None => self,
-            Change::Whole(desired) => desired.clone(),
+            Change::None => {}
+            Change::Whole(desired) => self.clone_from(desired),
             Change::Elements(changes) => {
                 for ElementChange { set, remove, add } in changes {
                     let elements = self.elements.entry(*set).or_default();
-                    elements.retain(|element| !remove.contains(element));
+                    for element in remove {
+                        elements.remove(element);
+                    }
                     elements.extend(add.iter().cloned());
                 }
-                self
             }
         }
+    }
+
+    /// This ruleset after a change: what the kernel does, as a pure function.
+    #[must_use]
+    pub fn after(mut self, change: &Change) -> Self {
+        self.make(change);
+        self
     }
 
     /// Put an element where it belongs.
@@ -157,7 +191,7 @@ impl Ruleset {
     fn insert<const N: usize>(&mut self, set: SetName, key: [Atom; N], value: Option<Atom>) {
         debug_assert_eq!(set.spec().key.len(), N, "{set:?}");
         debug_assert_eq!(set.spec().value.is_some(), value.is_some(), "{set:?}");
-        let key = key.to_vec();
+        let key = Key::of(key);
         let elements = self.elements.entry(set).or_default();
         elements.insert(Element { key, value });
     }
@@ -174,6 +208,23 @@ pub(super) fn chains(translations: &[Translation]) -> Vec<Chain> {
     all.extend(publish::chains(translations));
     all.extend(guard::chains());
     all
+}
+
+impl Change {
+    /// The change that takes this one back, given what there was before it.
+    #[must_use]
+    pub fn inverse(&self, before: &Ruleset) -> Self {
+        let back = |change: &ElementChange| ElementChange {
+            set: change.set,
+            remove: change.add.clone(),
+            add: change.remove.clone(),
+        };
+        match self {
+            Self::None => Self::None,
+            Self::Elements(changes) => Self::Elements(changes.iter().map(back).collect()),
+            Self::Whole(_) => Self::Whole(before.clone()),
+        }
+    }
 }
 
 /// nft's own text form: `nft -f` takes it.

@@ -421,11 +421,51 @@ impl fmt::Display for Atom {
     }
 }
 
+/// The values of a key's columns. There is one for every port in every set, so it is not a `Vec`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key([Option<Atom>; Key::MOST]);
+
+impl Key {
+    /// No set has more columns.
+    pub const MOST: usize = 2;
+
+    /// The values, in the order of the columns; `None` when there are too many.
+    #[must_use]
+    pub fn new(atoms: &[Atom]) -> Option<Self> {
+        let mut key = [const { None }; Self::MOST];
+        for (i, atom) in atoms.iter().enumerate() {
+            *key.get_mut(i)? = Some(atom.clone());
+        }
+        Some(Self(key))
+    }
+
+    /// The values, in the order of the columns; too many do not compile.
+    pub(super) fn of<const N: usize>(atoms: [Atom; N]) -> Self {
+        const { assert!(N <= Self::MOST, "a key has too many columns") };
+        let mut key = [const { None }; Self::MOST];
+        for (to, atom) in key.iter_mut().zip(atoms) {
+            *to = Some(atom);
+        }
+        Self(key)
+    }
+
+    /// The values, in the order of the columns.
+    pub fn iter(&self) -> impl Iterator<Item = &Atom> {
+        self.0.iter().flatten()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
 /// One element of a set (key only) or of a map.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     /// One value for each column of the key.
-    pub key: Vec<Atom>,
+    pub key: Key,
     /// What it leads to, in a map.
     pub value: Option<Atom>,
 }

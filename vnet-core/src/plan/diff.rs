@@ -4,10 +4,10 @@ use uuid::Uuid;
 
 use super::order::{Stage, stage_of_sysctl};
 use super::sysctl::obedient_uplinks;
-use super::{HostState, Link, LinkKind, Mark, NewLink, Plan, PortFlags, Step, Sysctl};
+use super::{HostState, Link, LinkKind, Mark, NewLink, Plan, PortFlags, Scope, Step, Sysctl};
 use crate::firewall::{Change, Frame};
 use crate::model::{Home, PortKey};
-use crate::types::IfName;
+use crate::types::{IfName, Mac};
 
 /// What we would have to touch although it is not ours, or need although it is not there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,28 +50,56 @@ pub fn diff(observed: &HostState, desired: &HostState) -> Result<Plan, Conflict>
 /// what it can.
 #[must_use]
 pub fn settle(observed: &HostState, desired: &HostState) -> (Plan, Vec<Conflict>) {
-    let mut work = Work {
-        observed,
-        desired,
-        steps: Vec::new(),
-        conflicts: Vec::new(),
-        barred: BTreeSet::new(),
-        created: BTreeSet::new(),
-        deleted: BTreeSet::new(),
-    };
-    work.bar();
-    work.links();
-    work.retire();
-    work.addresses();
-    work.routes();
-    work.sysctls();
-    work.firewall();
+    settle_within(observed, desired, &Scope::All)
+}
+
+/// As [`settle`], for these links only: to look again at what was touched costs what was touched, not what there is.
+/// The firewall is of no link.
+#[must_use]
+pub fn settle_within(
+    observed: &HostState,
+    desired: &HostState,
+    scope: &Scope,
+) -> (Plan, Vec<Conflict>) {
+    let mut work = Work::new(observed, desired, scope);
+    work.all_but_firewall();
+    if *scope == Scope::All {
+        work.firewall();
+    }
     (Plan::new(work.steps), work.conflicts)
+}
+
+/// As [`diff`], for what was just absorbed into `desired` (see [`super::addition`]): it costs what was added.
+///
+/// # Errors
+/// The first conflict; then nothing may be done.
+pub fn diff_addition(
+    observed: &HostState,
+    desired: &HostState,
+    addition: &HostState,
+) -> Result<Plan, Conflict> {
+    let (Some(is), Some(more)) = (&observed.firewall, &addition.firewall) else {
+        return diff(observed, desired);
+    };
+    if *is.frame() != Frame::Whole {
+        return diff(observed, desired);
+    }
+    let scope = Scope::Links(addition.links.keys().cloned().collect());
+    let mut work = Work::new(observed, desired, &scope);
+    work.all_but_firewall();
+    let change = is.lacking(more);
+    let back = change.inverse(is);
+    work.change_rules(change, back);
+    match work.conflicts.into_iter().next() {
+        Some(conflict) => Err(conflict),
+        None => Ok(Plan::new(work.steps)),
+    }
 }
 
 struct Work<'a> {
     observed: &'a HostState,
     desired: &'a HostState,
+    scope: &'a Scope,
     steps: Vec<(Stage, Step)>,
     conflicts: Vec<Conflict>,
     /// Links that are in conflict, or on a bridge that is.
@@ -81,13 +109,35 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    const fn new(observed: &'a HostState, desired: &'a HostState, scope: &'a Scope) -> Self {
+        Self {
+            observed,
+            desired,
+            scope,
+            steps: Vec::new(),
+            conflicts: Vec::new(),
+            barred: BTreeSet::new(),
+            created: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+        }
+    }
+
+    fn all_but_firewall(&mut self) {
+        self.bar();
+        self.links();
+        self.retire();
+        self.addresses();
+        self.routes();
+        self.sysctls();
+    }
+
     fn push(&mut self, stage: Stage, step: Step) {
         self.steps.push((stage, step));
     }
 
     /// Finds the conflicts, and bars what is in one.
     fn bar(&mut self) {
-        for (name, want) in &self.desired.links {
+        for (name, want) in within(&self.desired.links, self.scope) {
             if let Some(conflict) = conflict(name, want, self.observed.links.get(name)) {
                 self.conflicts.push(conflict);
                 self.barred.insert(name);
@@ -105,49 +155,47 @@ impl<'a> Work<'a> {
     }
 
     fn links(&mut self) {
-        for (name, want) in &self.desired.links {
+        for (name, want) in within(&self.desired.links, self.scope) {
             if want.mark.is_none() || self.barred.contains(name) {
                 continue;
             }
-            let to = self.resolve(want, self.observed.links.get(name));
-            match self.observed.links.get(name) {
-                Some(have) if *have == to => {}
-                Some(have) if !want.is_made() || same_make(have, want) => {
+            let have = self.observed.links.get(name);
+            let (mac, mtu) = self.resolve(want, have);
+            match have {
+                Some(have) if as_wanted(have, want) && (have.mac, have.mtu) == (mac, mtu) => {}
+                Some(have) if !want.is_made() => {
+                    let to = Link {
+                        kind: have.kind.clone(),
+                        ..full(want, mac, mtu)
+                    };
                     self.change(name, have.clone(), to);
+                }
+                Some(have) if same_make(have, want) => {
+                    self.change(name, have.clone(), full(want, mac, mtu));
                 }
                 Some(have) => {
                     self.delete(name, have, Stage::Clear);
-                    self.create(name, to);
+                    self.create(name, full(want, mac, mtu));
                 }
-                None => self.create(name, to),
+                None => self.create(name, full(want, mac, mtu)),
             }
         }
     }
 
-    /// What a link should be, with what we do not care about as it is.
-    fn resolve(&self, want: &Link, have: Option<&Link>) -> Link {
-        let base = match have {
-            Some(have) if !want.is_made() => have.clone(),
-            Some(_) | None => want.clone(),
-        };
+    /// What we do not care about is as it is; the MTU of a port is otherwise that of its bridge.
+    fn resolve(&self, want: &Link, have: Option<&Link>) -> (Option<Mac>, Option<u32>) {
         let same = have.filter(|h| same_make(h, want));
         let followed = || {
             let master = want.master.as_ref().filter(|_| want.is_made())?;
             let ours = self.desired.links.get(master).and_then(|l| l.mtu);
             ours.or_else(|| self.observed.links.get(master).and_then(|l| l.mtu))
         };
-        Link {
-            mark: want.mark.clone(),
-            mac: want.mac.or_else(|| have.and_then(|h| h.mac)),
-            mtu: want
-                .mtu
-                .or_else(followed)
-                .or_else(|| same.and_then(|h| h.mtu)),
-            up: want.up,
-            master: want.master.clone(),
-            flags: want.flags,
-            ..base
-        }
+        let mac = want.mac.or_else(|| have.and_then(|h| h.mac));
+        let mtu = want
+            .mtu
+            .or_else(followed)
+            .or_else(|| same.and_then(|h| h.mtu));
+        (mac, mtu)
     }
 
     fn change(&mut self, name: &IfName, from: Link, to: Link) {
@@ -204,7 +252,7 @@ impl<'a> Work<'a> {
 
     /// Deletes what bears our mark and is no longer wanted, and gives back what was lent.
     fn retire(&mut self) {
-        for (name, have) in &self.observed.links {
+        for (name, have) in within(&self.observed.links, self.scope) {
             let Some(mark) = &have.mark else { continue };
             if self
                 .desired
@@ -227,13 +275,15 @@ impl<'a> Work<'a> {
 
     fn addresses(&mut self) {
         let (observed, desired) = (self.observed, self.desired);
-        for (dev, address) in observed.addresses.difference(&desired.addresses) {
+        let gone = observed.addresses.difference(&desired.addresses);
+        for (dev, address) in gone.filter(|(dev, _)| self.scope.covers(dev)) {
             let step = Step::RemoveAddress(dev.clone(), *address);
             self.push(Stage::RemoveAddresses, step);
         }
         for (dev, address) in &desired.addresses {
             let there = observed.addresses.contains(&(dev.clone(), *address));
-            if self.barred.contains(dev) || (there && !self.deleted.contains(dev)) {
+            let out = self.barred.contains(dev) || !self.scope.covers(dev);
+            if out || (there && !self.deleted.contains(dev)) {
                 continue;
             }
             if there {
@@ -257,12 +307,13 @@ impl<'a> Work<'a> {
                 Step::Firewall { .. } => None,
             })
             .collect();
-        for route in &observed.routes {
+        let scope = self.scope;
+        for route in observed.routes.iter().filter(|r| scope.covers(&r.dev)) {
             if !desired.routes.contains(route) || shaken.contains(&route.dev) {
                 self.push(Stage::RemoveRoutes, Step::RemoveRoute(route.clone()));
             }
         }
-        for route in &desired.routes {
+        for route in desired.routes.iter().filter(|r| scope.covers(&r.dev)) {
             let stays = observed.routes.contains(route) && !shaken.contains(&route.dev);
             if !stays && !self.barred.contains(&route.dev) {
                 self.push(Stage::AddRoutes, Step::AddRoute(route.clone()));
@@ -274,7 +325,9 @@ impl<'a> Work<'a> {
     fn sysctls(&mut self) {
         for (key, to) in &self.desired.sysctls {
             let dev = key.interface();
-            if dev.is_some_and(|d| self.created.contains(d) || self.barred.contains(d)) {
+            let skip =
+                |d| self.created.contains(d) || self.barred.contains(d) || !self.scope.covers(d);
+            if dev.is_some_and(skip) {
                 continue;
             }
             if let Some(from) = self.observed.sysctls.get(key).filter(|from| *from != to) {
@@ -301,8 +354,12 @@ impl<'a> Work<'a> {
         let change = is.change_to(should);
         let back = match is.frame() {
             Frame::Broken(_) => Change::None,
-            Frame::Absent | Frame::Whole => should.change_to(is),
+            Frame::Absent | Frame::Whole => change.inverse(is),
         };
+        self.change_rules(change, back);
+    }
+
+    fn change_rules(&mut self, change: Change, back: Change) {
         if change != Change::None {
             self.push(Stage::Firewall, Step::Firewall { change, back });
         }
@@ -323,6 +380,32 @@ impl<'a> Work<'a> {
                 hosts,
             },
         );
+    }
+}
+
+/// Whether a link is what is wanted, apart from MAC and MTU. What a lent link is, is its owner's business.
+fn as_wanted(have: &Link, want: &Link) -> bool {
+    have.mark == want.mark
+        && (have.kind == want.kind || !want.is_made())
+        && (have.up, &have.master, have.flags) == (want.up, &want.master, want.flags)
+}
+
+fn full(want: &Link, mac: Option<Mac>, mtu: Option<u32>) -> Link {
+    Link {
+        mac,
+        mtu,
+        ..want.clone()
+    }
+}
+
+/// The links that are in the scope.
+fn within<'a>(
+    links: &'a BTreeMap<IfName, Link>,
+    scope: &'a Scope,
+) -> Box<dyn Iterator<Item = (&'a IfName, &'a Link)> + 'a> {
+    match scope {
+        Scope::All => Box::new(links.iter()),
+        Scope::Links(names) => Box::new(names.iter().filter_map(|n| links.get_key_value(n))),
     }
 }
 

@@ -36,8 +36,8 @@ mod state;
 mod step;
 mod sysctl;
 
-pub use desired::desired;
-pub use diff::{Conflict, Subject, diff, settle};
+pub use desired::{addition, desired};
+pub use diff::{Conflict, Subject, diff, diff_addition, settle, settle_within};
 pub use execute::{Done, Host, RolledBack, StepError, execute};
 pub use order::Plan;
 pub use owner::Mark;

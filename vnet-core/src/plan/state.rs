@@ -164,6 +164,19 @@ impl HostState {
         self.firewall = seen.firewall.or_else(|| self.firewall.take());
     }
 
+    /// Adds what another state has.
+    pub fn absorb(&mut self, other: Self) {
+        self.links.extend(other.links);
+        self.addresses.extend(other.addresses);
+        self.routes.extend(other.routes);
+        self.sysctls.extend(other.sysctls);
+        match (&mut self.firewall, other.firewall) {
+            (Some(rules), Some(more)) => rules.absorb(more),
+            (mine @ None, more) => *mine = more,
+            (Some(_), None) => {}
+        }
+    }
+
     /// The links that this state and another describe differently, addresses, routes and sysctls included: what to
     /// look at before a change from the one to the other.
     #[must_use]

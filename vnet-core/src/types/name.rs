@@ -1,14 +1,16 @@
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use super::{Invalid, serde_as_text};
 
 /// A text newtype whose rule is one function; everything else follows.
 macro_rules! name {
-    ($(#[$doc:meta])* $t:ident, $rule:path) => {
+    ($(#[$doc:meta])* $t:ident($text:ty), $rule:path) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $t(String);
+        pub struct $t($text);
 
         serde_as_text!($t);
 
@@ -16,7 +18,7 @@ macro_rules! name {
             /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
-                &self.0
+                self.0.as_str()
             }
         }
         impl FromStr for $t {
@@ -27,22 +29,22 @@ macro_rules! name {
         }
         impl fmt::Display for $t {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
+                f.pad(self.as_str())
             }
         }
         impl fmt::Debug for $t {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(&self.0, f)
+                fmt::Debug::fmt(self.as_str(), f)
             }
         }
         impl AsRef<str> for $t {
             fn as_ref(&self) -> &str {
-                &self.0
+                self.as_str()
             }
         }
         impl std::borrow::Borrow<str> for $t {
             fn borrow(&self) -> &str {
-                &self.0
+                self.as_str()
             }
         }
     };
@@ -50,22 +52,22 @@ macro_rules! name {
 
 name!(
     /// The name of a network: 1 to 63 letters, digits, `.`, `_` or `-`, starting with a letter or digit.
-    NetworkName,
+    NetworkName(String),
     network
 );
 name!(
     /// The name of a port, which is also its guest's DNS name: one DNS label, kept in lower case.
-    PortName,
+    PortName(String),
     label
 );
 name!(
     /// The name of a network interface, as the kernel takes it: at most 15 bytes.
-    IfName,
+    IfName(Short),
     interface
 );
 name!(
     /// A DNS name without the trailing dot, in lower case: labels of at most 63, at most 253 in all.
-    DomainName,
+    DomainName(String),
     domain
 );
 
@@ -110,9 +112,57 @@ fn network(text: &str) -> Result<String, Invalid> {
     )))
 }
 
-fn interface(text: &str) -> Result<String, Invalid> {
+/// What the kernel holds a name in. There is one for every port in every set of the firewall, so it is not a `String`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Short {
+    bytes: [u8; IfName::MOST],
+    len: u8,
+}
+
+impl IfName {
+    const MOST: usize = 15;
+}
+
+impl Short {
+    /// The first of the text that fits: all of a valid name.
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; IfName::MOST];
+        let mut len = 0;
+        for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+            *to = from;
+            len += 1;
+        }
+        Self { bytes, len }
+    }
+
+    fn as_str(&self) -> &str {
+        let used = self.bytes.get(..usize::from(self.len));
+        str::from_utf8(used.unwrap_or_default()).unwrap_or_default()
+    }
+}
+
+impl Ord for Short {
+    /// As the texts: what is unused is zero, and no name holds a zero.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes.cmp(&other.bytes)
+    }
+}
+
+impl PartialOrd for Short {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for Short {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+fn interface(text: &str) -> Result<Short, Invalid> {
     let shown = text.escape_debug();
-    if text.len() > 15 {
+    if text.len() > IfName::MOST {
         return Err(Invalid::new(format!(
             "`{shown}` is too long for an interface name: the kernel takes at most 15 bytes, this has {}",
             text.len()
@@ -124,7 +174,7 @@ fn interface(text: &str) -> Result<String, Invalid> {
             .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
         && !["all", "default", "lo"].contains(&text);
     if ok {
-        return Ok(text.to_owned());
+        return Ok(Short::new(text));
     }
     Err(Invalid::new(format!(
         "`{shown}` is not a usable interface name: use letters, digits, `.`, `_` or `-` (and not `all`, `default`, `lo`)"
