@@ -3,6 +3,10 @@
 //! Each network of a world becomes a bridge with taps under the compiled ruleset, and a switch with ports under
 //! [`Guard::of`]. A frame goes to all, and a listener that is no port of the world sees whether it came through.
 //! Frames are put together at random from what guards look at; the seed is printed and taken from `GUARD_SEED`.
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "lengths of frames that are made here"
+)]
 
 #[path = "../../vnet-core/tests/firewall_case/mod.rs"]
 mod firewall_case;
