@@ -429,6 +429,8 @@ fn ipv6_is_guarded_alike() -> anyhow::Result<()> {
     let frames = vec![
         ("IPv6 as itself", true, data(own)),
         ("link-local as itself", true, data(local)),
+        // Guests choose link-local addresses as they like (RFC 7217), and ask for their others from them.
+        ("any link-local", true, data(addr6("fe80::1234"))),
         ("a question as itself", true, say(own, SOLICIT, theirs)),
         ("an answer as itself", true, say(own, ADVERT, own)),
         ("its link-local address", true, say(local, ADVERT, local)),
@@ -447,8 +449,8 @@ fn ipv6_is_guarded_alike() -> anyhow::Result<()> {
         ("the victim's address", false, data(theirs)),
         ("the gateway's address", false, data(gateway)),
         ("any address", false, data(addr6("2001:db8::1"))),
+        ("any of the subnet", false, data(addr6("fd01::99"))),
         ("the victim's link-local", false, data(VICTIM.link_local())),
-        ("any link-local", false, data(addr6("fe80::1234"))),
         ("no address, and data", false, data(none)),
         ("an answer for the victim", false, say(own, ADVERT, theirs)),
         ("for the gateway", false, say(own, ADVERT, gateway)),
@@ -496,6 +498,17 @@ fn a_roaming_port_takes_what_is_free() -> anyhow::Result<()> {
         ("a link-local one", true, data(local)),
         ("detection of it", true, say(none, SOLICIT, free)),
         ("an answer for it", true, say(free, ADVERT, free)),
+        ("the gateway's address", false, data(addr6("fd02::1"))),
+        (
+            "an answer for the gateway",
+            false,
+            say(free, ADVERT, addr6("fd02::1")),
+        ),
+        (
+            "detection of the gateway's",
+            false,
+            say(none, SOLICIT, addr6("fd02::1")),
+        ),
         ("the victim's address", false, data(theirs)),
         ("what follows from the victim's MAC", false, data(eui64)),
         ("the victim's link-local", false, data(VICTIM.link_local())),

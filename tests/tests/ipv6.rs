@@ -74,14 +74,17 @@ pref64 = "64:ff9b::/96"
 
 #[test]
 fn the_kernel_makes_its_address_and_reaches_the_outside() -> anyhow::Result<()> {
-    if !ready("the_kernel_makes_its_address_and_reaches_the_outside", &[]) {
+    if !ready(
+        "the_kernel_makes_its_address_and_reaches_the_outside",
+        &["dig"],
+    ) {
         return Ok(());
     }
     let world = world()?;
-    let netd = Netd::start(&world.host)?;
+    let mut netd = Netd::start(&world.host)?;
     netd.apply(SLAAC)?;
     let alice = guest(&netd, "alice", &[])?;
-    address(&alice.ns, "fd00:66:")?;
+    let own = address(&alice.ns, "fd00:66:")?;
     let routes = alice.ns.ip("-6 route show default")?;
     assert!(routes.contains("via fe80::"), "{routes}");
     wait_for("a ping to the outside by NAT66", WAIT, || {
@@ -89,6 +92,34 @@ fn the_kernel_makes_its_address_and_reaches_the_outside() -> anyhow::Result<()> 
         Ok(())
     })?;
     assert!(alice.pings("fd00:66::1")?, "the gateway");
+
+    // Nobody told netd of the address, but it was heard; and a privacy address after it.
+    let named = |address: &str| {
+        wait_for("its name", WAIT, || {
+            let all = alice.dig("fd00:66::1", &["alice.six.test", "AAAA"])?;
+            anyhow::ensure!(all.lines().any(|l| l == address), "{all}");
+            let back = alice.dig("fd00:66::1", &["-x", address])?;
+            anyhow::ensure!(back == "alice.six.test.", "{back}");
+            Ok(())
+        })
+    };
+    named(&own)?;
+    alice.ns.ip("addr add fd00:66::abcd:1 dev eth0 nodad")?;
+    assert!(
+        alice
+            .ns
+            .run(&["ping", "-c1", "-W2", "-I", "fd00:66::abcd:1", FAR])?
+            .success()
+    );
+    named("fd00:66::abcd:1")?;
+    // A daemon that begins again asks the kernel whom it heard.
+    netd.kill9()?;
+    netd.start_again()?;
+    named("fd00:66::abcd:1")?;
+    netd.vnet(&["port", "detach", "six", "alice"])?;
+    let bob = guest(&netd, "bob", &[])?;
+    address(&bob.ns, "fd00:66:")?;
+    assert_eq!(bob.dig("fd00:66::1", &["alice.six.test", "AAAA"])?, "");
     Ok(())
 }
 
@@ -192,6 +223,13 @@ fn value(text: &str, name: &str) -> String {
 
 /// ISC's client in DHCPv6 mode: what it learnt, once it is bound.
 fn dhclient(ns: &Ns, config: &str) -> anyhow::Result<(tests::Proc, String)> {
+    // It gives up at once on an interface that has no link-local address yet.
+    wait_for("a link-local address", WAIT, || {
+        let all = ns.ip("-6 -o addr show dev eth0 scope link")?;
+        let usable = all.contains("fe80:") && !all.contains("tentative");
+        anyhow::ensure!(usable, "{all}");
+        Ok(())
+    })?;
     let files = ns.scratch();
     let learnt = files.join("learnt");
     let script = format!(
@@ -309,4 +347,108 @@ fn dhcpcd_is_served() -> anyhow::Result<()> {
     let ip = address(&carol.ns, "fd00:68::10")?;
     assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
     Ok(())
+}
+
+const UPLINK: &str = r"
+interface uplink {
+  AdvSendAdvert on;
+  MinRtrAdvInterval 3;
+  MaxRtrAdvInterval 4;
+  AdvDefaultLifetime 9;
+  prefix 2001:db8:2::/64 { };
+};
+";
+
+/// Forwarding makes a host deaf to routers, and its own default route runs out: unless netd sees to it.
+#[test]
+fn the_host_keeps_the_route_that_it_has_by_advertisement() -> anyhow::Result<()> {
+    if !ready(
+        "the_host_keeps_the_route_that_it_has_by_advertisement",
+        &["radvd"],
+    ) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (host, internet) = (&world.host, &world.internet);
+    internet.sh("sysctl -qw net.ipv6.conf.all.forwarding=1")?;
+    internet.ip("addr add 2001:db8:2::1/64 dev uplink nodad")?;
+    let config = internet
+        .scratch()
+        .write("radvd.conf", UPLINK)?
+        .display()
+        .to_string();
+    let pid = internet.scratch().join("radvd.pid").display().to_string();
+    let _radvd = internet.spawn(&["radvd", "-n", "-m", "stderr", "-C", &config, "-p", &pid])?;
+    let by_advertisement = || -> anyhow::Result<u32> {
+        let routes = host.ip("-6 route show default proto ra")?;
+        let left = routes.split("expires ").nth(1).context("no route")?;
+        Ok(left.split("sec").next().unwrap_or("").trim().parse()?)
+    };
+    wait_for("the host's default route", WAIT, by_advertisement)?;
+
+    let netd = Netd::start(host)?;
+    netd.apply(SLAAC)?;
+    assert_eq!(
+        host.sh("cat /proc/sys/net/ipv6/conf/all/forwarding")?
+            .trim(),
+        "1"
+    );
+    // It lasts nine seconds: seen low and then high again, it was renewed while we forward.
+    let mut lowest = u32::MAX;
+    wait_for("another advertisement to count", WAIT, || {
+        let left = by_advertisement()?;
+        lowest = lowest.min(left);
+        anyhow::ensure!(left > lowest, "{left}");
+        Ok(())
+    })?;
+    netd.vnet(&["network", "delete", "six"])?;
+    assert_eq!(
+        host.sh("cat /proc/sys/net/ipv6/conf/all/forwarding")?
+            .trim(),
+        "0"
+    );
+    assert_eq!(
+        host.sh("cat /proc/sys/net/ipv6/conf/eth0/accept_ra")?
+            .trim(),
+        "1"
+    );
+    by_advertisement().map(drop)
+}
+
+/// Both families, both kinds of addresses: what the guest makes, and what it is given.
+#[test]
+fn both_kinds_of_addresses_and_a_routed_network() -> anyhow::Result<()> {
+    if !ready(
+        "both_kinds_of_addresses_and_a_routed_network",
+        &["dhclient", "dig"],
+    ) {
+        return Ok(());
+    }
+    let world = world()?;
+    world
+        .internet
+        .ip("-6 route add 2001:db8:66::/64 via 2001:db8:1::2")?;
+    let netd = Netd::start(&world.host)?;
+    netd.apply(
+        "name = \"six\"\nforward.mode = \"routed\"\ndomain.name = \"six.test\"\n[[subnet]]\n\
+         address = \"2001:db8:66::1/64\"\ndhcp.mode = \"both\"\n",
+    )?;
+    let alice = guest(&netd, "alice", &[])?;
+    let made = address(&alice.ns, "2001:db8:66:")?;
+    let (_client, learnt) = dhclient(&alice.ns, "")?;
+    let given = value(&learnt, "new_ip6_address");
+    assert_ne!(made, given);
+    wait_for("a routed ping, from either", WAIT, || {
+        for own in [&made, &given] {
+            let ping = ["ping", "-c1", "-W1", "-I", own, FAR];
+            anyhow::ensure!(alice.ns.run(&ping)?.success(), "{own}");
+        }
+        Ok(())
+    })?;
+    wait_for("both names", WAIT, || {
+        let all = alice.dig("2001:db8:66::1", &["alice.six.test", "AAAA"])?;
+        let has = |own: &String| all.lines().any(|l| l == own);
+        anyhow::ensure!(has(&made) && has(&given), "{all}");
+        Ok(())
+    })
 }

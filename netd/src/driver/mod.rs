@@ -18,6 +18,7 @@
 //! | `backends` | the processes that serve vhost-user ports |
 //! | `ipv6` | the IPv6 addresses that are a port's own |
 //! | `services` | what DHCP and DNS are told, and what they tell |
+//! | `slaac` | names of the addresses that guests make |
 //! | `restore` | from the store at start; adopting what the kernel has |
 //! | `reconcile` | drift, and its repair |
 //! | `view` | the world as it is shown |
@@ -35,6 +36,7 @@ mod publications;
 mod reconcile;
 mod restore;
 mod services;
+mod slaac;
 mod view;
 
 use std::collections::BTreeMap;
@@ -87,6 +89,7 @@ pub struct Driver {
     events: Events,
     told: BTreeMap<NetworkName, services::Told>,
     tftp: BTreeMap<NetworkName, BTreeMap<Served, Tftp>>,
+    heard: slaac::Known,
     backends: backends::Backends,
     warnings: BTreeMap<NetworkName, Vec<String>>,
     started: Instant,
@@ -109,6 +112,7 @@ impl Driver {
             events,
             told: BTreeMap::new(),
             tftp: BTreeMap::new(),
+            heard: slaac::Known::new(),
             warnings: BTreeMap::new(),
             started: Instant::now(),
             repairs: 0,
@@ -134,6 +138,8 @@ impl Driver {
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut drift = reconcile::Drift::watch(&self.tools.kernel, &self.events);
         let mut leases = self.tools.leases.subscribe();
+        let mut ear = slaac::Ear::open(&self.events);
+        self.listen_again().await;
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -147,6 +153,7 @@ impl Driver {
                 scope = drift.settled() => self.reconcile(&scope).await,
                 home = self.backends.death() => self.revive(&home),
                 event = leases.recv() => self.lease_event(event).await,
+                heard = ear.next() => self.heard(heard).await,
             }
         }
     }

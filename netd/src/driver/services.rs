@@ -89,6 +89,7 @@ impl Driver {
         }
         self.configure(wanted, zones).await;
         self.serve_files(&names);
+        self.recall(&names);
     }
 
     /// Starts and ends TFTP as the world says.
@@ -185,6 +186,12 @@ impl Driver {
     fn name(&self, lease: &Lease, change: Change) {
         let Some(name) = lease.hostname.clone() else {
             return;
+        };
+        let mut ports = self.world.ports_of(&lease.network);
+        let owner = ports.any(|p| Some(p.mac) == lease.mac && p.key.name == name);
+        let change = match change {
+            Change::Added if owner => Change::AddedByOwner,
+            Change::Added | Change::AddedByOwner | Change::Removed => change,
         };
         let news = NameChange {
             name,

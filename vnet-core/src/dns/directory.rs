@@ -3,7 +3,7 @@
 //! A static zone is replaced whole; leases come and go one by one. Who may bear a name is the lease book's decision;
 //! here a lease only cannot take or add to a name that the document, a port or a reservation has.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::wire::{NameBuf, is_under, parent};
@@ -50,6 +50,8 @@ pub struct NameChange {
 pub enum Change {
     /// It came.
     Added,
+    /// It came, and is of the very guest whose port or reservation has the name: one more address of it.
+    AddedByOwner,
     /// It went.
     Removed,
 }
@@ -58,9 +60,17 @@ pub enum Change {
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) zone: Zone,
-    leases: BTreeSet<(IpAddr, PortName)>,
+    leases: BTreeMap<(IpAddr, PortName), Lent>,
     /// Who is asked for names under a domain, longest first; the root's entry is for all others.
     routes: Vec<(WireName, GroupId)>,
+}
+
+/// How a lease has its name.
+#[derive(Debug, Clone, Copy)]
+struct Lent {
+    by_owner: bool,
+    /// Whether the record is there because of it.
+    added: bool,
 }
 
 /// All networks.
@@ -104,11 +114,11 @@ impl Directory {
         let routes = self.routes(&zone);
         let mut served = Served {
             zone,
-            leases: BTreeSet::new(),
+            leases: BTreeMap::new(),
             routes,
         };
-        for (address, name) in leases {
-            served.add(name, address);
+        for ((address, name), lent) in leases {
+            served.add(name, address, lent.by_owner);
         }
         self.served[id.0 as usize] = Some(served);
         self.serial = self.serial.wrapping_add(1);
@@ -146,7 +156,8 @@ impl Directory {
             return;
         };
         match change.change {
-            Change::Added => served.add(change.name.clone(), change.address),
+            Change::Added => served.add(change.name.clone(), change.address, false),
+            Change::AddedByOwner => served.add(change.name.clone(), change.address, true),
             Change::Removed => served.remove(&change.name, change.address),
         }
         self.serial = self.serial.wrapping_add(1);
@@ -267,7 +278,7 @@ impl Served {
         NameBuf::join(name.as_str().as_bytes(), self.zone.apex.as_bytes())
     }
 
-    fn add(&mut self, name: PortName, address: IpAddr) {
+    fn add(&mut self, name: PortName, address: IpAddr, by_owner: bool) {
         let Some(full) = self.in_domain(&name) else {
             return;
         };
@@ -278,16 +289,23 @@ impl Served {
             .or_insert_with(|| key.clone());
         let node = self.zone.nodes.entry(key).or_default();
         let record = Record::address(address);
-        if !node.fixed && !node.records.contains(&record) {
+        let may = !node.fixed || (by_owner && node.guest);
+        let added = may && !node.records.contains(&record);
+        if added {
             node.records.push(record);
         }
-        self.leases.insert((address, name));
+        let lent = self.leases.entry((address, name)).or_insert(Lent {
+            by_owner,
+            added: false,
+        });
+        lent.by_owner |= by_owner;
+        lent.added |= added;
     }
 
     fn remove(&mut self, name: &PortName, address: IpAddr) {
-        if !self.leases.remove(&(address, name.clone())) {
+        let Some(lent) = self.leases.remove(&(address, name.clone())) else {
             return;
-        }
+        };
         let Some(full) = self.in_domain(name) else {
             return;
         };
@@ -296,7 +314,7 @@ impl Served {
             return;
         };
         let fixed = node.fixed;
-        if !fixed {
+        if !fixed || lent.added {
             let record = Record::address(address);
             node.records.retain(|r| *r != record);
             if node == &Node::default() {
@@ -311,7 +329,7 @@ impl Served {
         let stays = fixed && self.zone.fixed_address(key, address);
         if points_here && !stays {
             self.zone.addresses.remove(&address);
-            let heir = self.leases.iter().find(|(a, _)| *a == address);
+            let heir = self.leases.keys().find(|(a, _)| *a == address);
             let heir = heir.and_then(|(_, name)| self.in_domain(name));
             if let Some(heir) = heir {
                 self.zone.addresses.insert(address, (&heir).into());

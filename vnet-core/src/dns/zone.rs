@@ -2,12 +2,12 @@
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::LOCAL_TTL;
 use super::wire::{NameBuf, is_under, parent, rtype};
-use crate::model::{Forward, Network, Upstream, World};
-use crate::types::{DomainName, IpNet, NetworkName};
+use crate::model::{Forward, Network, RaMode, Upstream, World};
+use crate::types::{DomainName, IpNet, Mac, NetworkName};
 
 /// An owned name in lower-case wire form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +59,16 @@ pub(super) struct Node {
     pub(super) records: Vec<Record>,
     /// Whether the document gave the name, so that no lease may add to it.
     pub(super) fixed: bool,
+    /// Whether it is a port's or a reservation's: the same guest's further addresses belong to it.
+    pub(super) guest: bool,
+}
+
+/// Whether an address is the one that a guest makes from its MAC, where guests make their own.
+fn is_made(network: &Network, mac: Mac, address: Ipv6Addr) -> bool {
+    const IDENTIFIER: u128 = u64::MAX as u128;
+    let mut subnets = network.subnets6.iter();
+    let here = subnets.any(|s| s.dhcp.mode != RaMode::Stateful && s.address.contains(&address));
+    here && address.to_bits() & IDENTIFIER == mac.link_local().to_bits() & IDENTIFIER
 }
 
 /// The names of one network that do not depend on leases, and the rules for all other names.
@@ -221,7 +231,9 @@ impl Zone {
         let mut given: BTreeMap<DomainName, Vec<IpAddr>> = BTreeMap::new();
         for port in world.ports_of(&network.name) {
             let v4 = port.ipv4.iter().map(|a| IpAddr::V4(*a));
-            let v6 = port.ipv6.iter().map(|a| IpAddr::V6(*a));
+            // What guests may make from their MAC is named when it is heard: most make something else.
+            let given_to = |a: &&Ipv6Addr| !is_made(network, port.mac, **a);
+            let v6 = port.ipv6.iter().filter(given_to).map(|a| IpAddr::V6(*a));
             let addresses = given.entry(port.key.name.clone().into()).or_default();
             addresses.extend(v4.chain(v6));
         }
@@ -243,20 +255,26 @@ impl Zone {
             }
         }
         for (name, addresses) in given.iter().filter(|(_, addresses)| !addresses.is_empty()) {
-            self.give(name, addresses);
+            if self.give(name, addresses)
+                && let Some(full) = self.absolute(name)
+                && let Some(node) = self.nodes.get_mut(full.as_bytes())
+            {
+                node.guest = true;
+            }
         }
     }
 
     /// Gives a name its addresses, unless something before it (the document, then guests) already has that name.
-    fn give(&mut self, name: &DomainName, addresses: &[IpAddr]) {
+    fn give(&mut self, name: &DomainName, addresses: &[IpAddr]) -> bool {
         let taken = |n: NameBuf| self.nodes.contains_key(n.as_bytes());
         if self.absolute(name).is_none_or(taken) {
-            return;
+            return false;
         }
         for address in addresses {
             self.name(name, *address);
             self.point_back(*address, name);
         }
+        true
     }
 
     fn name(&mut self, name: &DomainName, address: IpAddr) {

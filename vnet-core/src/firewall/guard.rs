@@ -2,10 +2,11 @@
 //!
 //! Base chains `vnet_guard` (before anything else sees a frame) and `vnet_reflect` of table `bridge vnet`.
 //!
-//! A guarded port is *held* to its addresses where all of them are known: IPv4 wherever the network has subnets, IPv6
-//! likewise unless guests make their own addresses (SLAAC). There it *roams*: any address of the prefix or of
-//! fe80::/10 that is not known to be another's, since privacy addresses and stable-privacy identifiers (RFC 7217,
-//! RFC 8981) are the default of most guests. What a guarded port owns, no other port may claim, guarded or not.
+//! A guarded port is *held* to its addresses where all of them are known: IPv4 wherever the network has subnets. In IPv6
+//! it *roams*: any address of fe80::/10, and of the prefixes from which guests make their own (SLAAC), that is not known
+//! to be another's, since privacy addresses and stable-privacy identifiers (RFC 7217, RFC 8981) are the default of most
+//! guests. In a prefix that DHCPv6 alone hands out it is held. What a guarded port owns, or the gateway, no other port
+//! may claim, guarded or not.
 
 use super::hold::{self, Free6, Hold};
 use super::publish;
@@ -27,6 +28,12 @@ use std::net::Ipv6Addr;
 pub(super) fn ports(rules: &mut Ruleset, world: &World) {
     for port in world.live_ports() {
         self::port(rules, world, port);
+    }
+    for network in world.running() {
+        for address in hold::gateways6(network) {
+            rules.add(SetName::Owned6, [address.into()]);
+            rules.add(SetName::OwnedTarget6, [target_hash(address).into()]);
+        }
     }
     for prefix in world.running().flat_map(hold::own_prefixes) {
         rules.add(SetName::Prefix6, [prefix.into()]);

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Network, Port, RaMode, World};
 use crate::types::{Ipv6Net, Mac};
 
+/// `fe80::/10`.
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
 /// What one port may use, and what of it is its alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
@@ -20,6 +23,8 @@ pub struct Hold {
     pub free4: bool,
     /// The same for IPv6.
     pub free6: Free6,
+    /// What of them is the gateway's: who speaks for the default router has every guest's traffic.
+    pub bars6: Vec<Ipv6Addr>,
     /// Other ports may claim its IPv4 addresses all the same: what an address means here, others say.
     pub yields4: bool,
     /// Other ports may claim its IPv6 addresses all the same.
@@ -48,9 +53,13 @@ impl Hold {
         // On a bridge of the host nobody says what an address means.
         let network = network.filter(|network| network.owns_bridge());
         let known = network.is_some_and(|n| !n.subnets4.is_empty() || !n.subnets6.is_empty());
-        let roams = network.is_some_and(|n| own_prefixes(n).next().is_some());
+        // Link-local addresses are a guest's own choice, wherever there is IPv6.
+        let roams = network.is_some_and(|n| !n.subnets6.is_empty());
         let free6 = match roams {
-            true => Free6::Within(world.running().flat_map(own_prefixes).collect()),
+            true => {
+                let made = world.running().flat_map(own_prefixes);
+                Free6::Within(made.chain([LINK_LOCAL]).collect())
+            }
             false if !known && port.ipv6.is_empty() => Free6::Any,
             false => Free6::None,
         };
@@ -61,6 +70,7 @@ impl Hold {
             addresses: v4.chain(v6).collect(),
             free4: !known && port.ipv4.is_empty(),
             free6,
+            bars6: network.into_iter().flat_map(gateways6).collect(),
             yields4: network.is_none(),
             // Without a subnet only link-local addresses are in use, between ports that are all held to theirs.
             yields6: network.is_none_or(|network| network.subnets6.is_empty()),
@@ -80,6 +90,14 @@ impl Hold {
             IpAddr::V6(address) => Some(*address),
         })
     }
+}
+
+/// The addresses by which guests know the gateway of a network with IPv6.
+pub(super) fn gateways6(network: &Network) -> impl Iterator<Item = Ipv6Addr> + '_ {
+    let serves = network.owns_bridge() && !network.subnets6.is_empty();
+    let gateways = network.subnets6.iter().map(crate::model::Subnet6::gateway);
+    let all = gateways.chain([network.bridge.mac.link_local()]);
+    all.filter(move |_| serves)
 }
 
 /// The prefixes in which guests of a network make addresses of their own.

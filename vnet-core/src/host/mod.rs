@@ -9,7 +9,7 @@
 //! | `observe` | the kernel's state as a [`HostState`] |
 //! | `link`, `address`, `route`, `sysctl` | one step each |
 //! | `tap` | the ioctls |
-//! | `neighbour` | who has been heard |
+//! | `neighbour`, `neighbour_watch` | who has been heard, and who is heard |
 //! | `nft`, `nft_watch` | the firewall, by running nft; what others do to it |
 //! | `survey` | what the host has that is not ours |
 //! | `watch` | what changes behind our back |
@@ -17,6 +17,7 @@
 mod address;
 mod link;
 mod neighbour;
+pub mod neighbour_watch;
 pub mod nft;
 pub mod nft_watch;
 mod observe;

@@ -43,7 +43,7 @@ impl Worker {
     }
 }
 
-fn parse(message: &NeighbourMessage) -> Option<Neighbour> {
+pub(super) fn parse(message: &NeighbourMessage) -> Option<Neighbour> {
     let (mut ip, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {

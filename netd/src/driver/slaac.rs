@@ -1,0 +1,160 @@
+//! Names of the addresses that guests make for themselves: nobody tells us of one, but the kernel knows whom it heard.
+//!
+//! An address counts for a port if it was heard from the port's MAC on its network's bridge, and lies in a subnet where
+//! guests make their own. It is forgotten when nobody answers for it any more, with the port, or when the port has made
+//! too many since.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+use vnet_core::dns::{Change, NameChange};
+use vnet_core::host::Neighbour;
+use vnet_core::host::neighbour_watch::{Heard, NeighbourWatch};
+use vnet_core::model::{Home, Network, PortKey, RaMode};
+use vnet_core::types::{IfName, NetworkName};
+
+use super::Driver;
+
+/// Addresses that one port has names for: privacy addresses come and go daily.
+const MOST: usize = 8;
+
+/// What was heard of each port, oldest first.
+pub(super) type Known = BTreeMap<PortKey, Vec<Ipv6Addr>>;
+
+/// What the kernel hears, or nothing for ever if it does not tell.
+pub(super) struct Ear(Option<NeighbourWatch>);
+
+impl Ear {
+    /// Listens from now on.
+    pub(super) fn open(events: &super::Events) -> Self {
+        Self(NeighbourWatch::new().map_or_else(
+            |error| {
+                let text = format!("addresses that guests make are not named: {error}");
+                events.emit("drift.blind", None, text);
+                None
+            },
+            Some,
+        ))
+    }
+
+    pub(super) async fn next(&mut self) -> Heard {
+        match &mut self.0 {
+            Some(watch) => watch.next().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Driver {
+    /// Names an address that was heard, or forgets one that is silent.
+    pub(super) async fn heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Here(dev, neighbour) => self.is_here(&dev, &neighbour),
+            Heard::Gone(dev, neighbour) => self.is_gone(&dev, &neighbour),
+            Heard::Resync => self.listen_again().await,
+        }
+    }
+
+    /// Looks at the whole table of every network where guests make addresses.
+    pub(super) async fn listen_again(&mut self) {
+        let bridges: Vec<IfName> = self
+            .world
+            .running()
+            .filter(|n| n.subnets6.iter().any(|s| is_autonomous(s.dhcp.mode)))
+            .map(|n| n.bridge.name.clone())
+            .collect();
+        for bridge in bridges {
+            // A bridge that is just going has no neighbours.
+            let table = self.tools.kernel.neighbours(&bridge).await;
+            for neighbour in table.unwrap_or_default() {
+                self.is_here(&bridge, &neighbour);
+            }
+        }
+    }
+
+    fn is_here(&mut self, dev: &IfName, neighbour: &Neighbour) {
+        let Some((key, address)) = self.whose(dev, neighbour) else {
+            return;
+        };
+        let known = self.heard.entry(key.clone()).or_default();
+        if known.contains(&address) {
+            return;
+        }
+        known.push(address);
+        let oldest = (known.len() > MOST).then(|| known.remove(0));
+        self.say(&key, address, Change::AddedByOwner);
+        if let Some(oldest) = oldest {
+            self.say(&key, oldest, Change::Removed);
+        }
+    }
+
+    fn is_gone(&mut self, dev: &IfName, neighbour: &Neighbour) {
+        let Some((key, address)) = self.whose(dev, neighbour) else {
+            return;
+        };
+        if let Some(known) = self.heard.get_mut(&key) {
+            known.retain(|a| *a != address);
+            self.say(&key, address, Change::Removed);
+        }
+    }
+
+    /// The port that an address is of.
+    fn whose(&self, dev: &IfName, neighbour: &Neighbour) -> Option<(PortKey, Ipv6Addr)> {
+        let IpAddr::V6(address) = neighbour.ip else {
+            return None;
+        };
+        let network = self.world.running().find(|n| n.bridge.name == *dev)?;
+        let mut ports = self.world.ports_of(&network.name);
+        let port = ports.find(|p| p.mac == neighbour.mac)?;
+        makes_its_own(network, address).then(|| (port.key.clone(), address))
+    }
+
+    fn say(&self, key: &PortKey, address: Ipv6Addr, change: Change) {
+        let Home::Network(network) = &key.home else {
+            return;
+        };
+        let news = NameChange {
+            name: key.name.clone(),
+            address: IpAddr::V6(address),
+            change,
+        };
+        self.tools.dns.names(network.clone(), vec![news]);
+    }
+
+    /// After a change of these networks: forgets the addresses of ports and prefixes that are gone, and says the others
+    /// again to a DNS that may be new.
+    pub(super) fn recall(&mut self, networks: &[NetworkName]) {
+        let concerns = |key: &PortKey| key.home.network().is_some_and(|n| networks.contains(n));
+        let keys: Vec<PortKey> = self.heard.keys().filter(|k| concerns(k)).cloned().collect();
+        for key in keys {
+            let all = self.heard.remove(&key).unwrap_or_default();
+            let network = key.home.network().and_then(|n| self.world.networks.get(n));
+            let lives = self.world.ports.contains_key(&key);
+            let stays = |a: &Ipv6Addr| lives && network.is_some_and(|n| makes_its_own(n, *a));
+            let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(stays);
+            for address in gone {
+                self.say(&key, address, Change::Removed);
+            }
+            for address in &kept {
+                self.say(&key, *address, Change::AddedByOwner);
+            }
+            if !kept.is_empty() {
+                self.heard.insert(key, kept);
+            }
+        }
+    }
+}
+
+fn makes_its_own(network: &Network, address: Ipv6Addr) -> bool {
+    let mut subnets = network.subnets6.iter();
+    subnets.any(|s| {
+        is_autonomous(s.dhcp.mode) && s.address.contains(&address) && s.gateway() != address
+    })
+}
+
+const fn is_autonomous(mode: RaMode) -> bool {
+    match mode {
+        RaMode::Slaac | RaMode::Stateless | RaMode::Both => true,
+        RaMode::Stateful => false,
+    }
+}
