@@ -40,6 +40,8 @@ pub struct Guard {
     v6: Vec<RangeInclusive<u128>>,
     roams4: bool,
     roams6: Roams,
+    /// Somebody else's, wherever the port may roam.
+    barred6: BTreeSet<u128>,
     /// Whether other ports may claim its addresses all the same.
     yields4: bool,
     yields6: bool,
@@ -99,6 +101,7 @@ impl Guard {
             }
             Free6::Any => guard.roam6([]),
         };
+        guard = guard.bar6(hold.bars6.iter().copied());
         guard.yields4 = hold.yields4;
         guard.yields6 = hold.yields6;
         guard
@@ -137,6 +140,14 @@ impl Guard {
             ranges.push(range6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
             Roams::Within(ranges)
         };
+        self
+    }
+
+    /// Keeps the port from addresses that are somebody else's, like the gateway's.
+    #[must_use]
+    pub fn bar6(mut self, addresses: impl IntoIterator<Item = Ipv6Addr>) -> Self {
+        let bits = addresses.into_iter().map(Ipv6Addr::to_bits);
+        self.barred6.extend(bits);
         self
     }
 
@@ -198,7 +209,8 @@ impl Guard {
         if claims(icmp, source) {
             let target = target(frame, upper).ok_or(Reason::GuardHidden)?;
             let held = self.roams6 == Roams::Held;
-            if !self.has6(target) && (held || owned.v6.contains(&target)) {
+            let foreign = owned.v6.contains(&target) || self.barred6.contains(&target);
+            if !self.has6(target) && (held || foreign) {
                 return Err(Reason::GuardNd);
             }
         }
@@ -226,7 +238,8 @@ impl Guard {
             Roams::Within(ranges) => ranges.iter().any(|range| range.contains(&address)),
             Roams::Free => true,
         };
-        self.has6(address) || roams && !owned.v6.contains(&address)
+        let foreign = owned.v6.contains(&address) || self.barred6.contains(&address);
+        self.has6(address) || roams && !foreign
     }
 
     fn has4(&self, address: u32) -> bool {

@@ -499,6 +499,28 @@ fn a_port_that_roams_may_use_what_is_nobody_elses() {
 }
 
 #[test]
+fn a_port_that_roams_is_not_the_gateway() {
+    let prefix = ("fd00::".parse().unwrap(), 64);
+    let gateway = ["fd00::1", "fe80::1"].map(|a| a.parse().unwrap());
+    let roamer = Guard::new([MINE]).roam6([prefix]).bar6(gateway);
+    let rows: &[Row] = &[
+        (
+            "the gateway's",
+            ip6("fd00::1", &[], 6, &[0; 20]),
+            Err(GuardIp6),
+        ),
+        (
+            "advertisement for the default router",
+            ip6("fd00::dead", &[], 58, &nd(136, "fe80::1")),
+            Err(GuardNd),
+        ),
+    ];
+    for (name, frame, verdict) in rows {
+        assert_eq!(roamer.check(frame, &Owned::default()), *verdict, "{name}");
+    }
+}
+
+#[test]
 fn nobody_claims_what_a_guarded_port_owns() {
     let owned = Owned::by([owner()].iter());
     let rows: &[Row] = &[
