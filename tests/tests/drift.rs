@@ -7,7 +7,9 @@ use tests::{Machine, Netd, World, tool, wait_for};
 
 const TOOLS: [&str; 5] = ["nft", "busybox", "ping", "curl", "dnsmasq"];
 
-/// The promise is one second; a machine that is busy with other tests gets three.
+/// The promise: most repairs take less, whatever else the machine does.
+const PROMISE: Duration = Duration::from_secs(1);
+/// What a single repair gets on a machine that is busy with other tests.
 const REPAIR: Duration = Duration::from_secs(3);
 
 #[test]
@@ -39,6 +41,7 @@ fn drift_is_repaired() -> anyhow::Result<()> {
         &format!("ip link set {tap} down"),
         "sysctl -qw net.ipv4.ip_forward=0",
     ];
+    let mut times = Vec::new();
     for damage in damages {
         // Bridges settle (a port goes to forwarding, IPv6 addresses come): the comparison starts from rest.
         wait_for("the state before", Duration::from_secs(5), || {
@@ -59,11 +62,14 @@ fn drift_is_repaired() -> anyhow::Result<()> {
                 Err(anyhow::anyhow!(now))
             }
         })?;
+        times.push(begun.elapsed());
         eprintln!("{damage}: repaired within {:.0?}", begun.elapsed());
         wait_for(&format!("the way out after `{damage}`"), REPAIR, || {
             fetch(&alice.ns, "http://203.0.113.80/")
         })?;
     }
+    times.sort_unstable();
+    assert!(times[times.len() / 2] < PROMISE, "{times:?}");
     assert!(
         netd.json(&["status"])?["repairs"].as_u64() >= Some(6),
         "{}",
@@ -96,5 +102,22 @@ fn what_is_not_ours_is_left_alone() -> anyhow::Result<()> {
     assert_eq!(theirs()?, before);
     netd.vnet(&["network", "delete", "default"])?;
     assert_eq!(theirs()?, before);
+    Ok(())
+}
+
+/// A container runtime that drops what it does not know stops our guests too: that is theirs to change, and ours to say.
+#[test]
+fn who_drops_our_packets_is_named() -> anyhow::Result<()> {
+    if !tool::ready("drift::who_drops_our_packets_is_named", &["nft"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = Netd::start(&world.host)?;
+    let warned = || anyhow::Ok(netd.vnet(&["status"])?.contains("table ip filter"));
+    assert!(!warned()?);
+    world.host.sh("nft add table ip filter; nft add chain ip filter FORWARD '{ type filter hook forward priority 0; policy drop; }'")?;
+    assert!(warned()?, "{}", netd.vnet(&["status"])?);
+    netd.vnet(&["network", "stop", "default"])?;
+    assert!(!warned()?, "nothing of ours is forwarded now");
     Ok(())
 }

@@ -16,7 +16,8 @@ impl Driver {
             .warnings
             .iter()
             .flat_map(|(name, all)| all.iter().map(move |w| format!("network {name}: {w}")));
-        let warnings: Vec<String> = warnings.collect();
+        let mut warnings: Vec<String> = warnings.collect();
+        warnings.extend(self.droppers().await);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -28,6 +29,22 @@ impl Driver {
             repairs: self.repairs,
             warnings,
         }
+    }
+
+    /// Chains of others that drop our guests' packets: what one table accepts, the next may still drop.
+    async fn droppers(&self) -> Vec<String> {
+        let forwards = self.world.running().any(|n| n.forward.needs_forwarding());
+        if !forwards {
+            return Vec::new();
+        }
+        let found = self.tools.kernel.nft().foreign_drop().await;
+        let say = |chain| {
+            format!(
+                "{chain} drops forwarded packets that it does not know: guests may not get out. Accept them there by \
+                 their bridge, for input and output (Docker: in its chain DOCKER-USER)"
+            )
+        };
+        found.unwrap_or_default().into_iter().map(say).collect()
     }
 
     pub(super) async fn show_networks(&self) -> Vec<NetworkView> {
