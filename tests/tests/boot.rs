@@ -75,7 +75,7 @@ fn tftp_serves_files_of_any_size_and_nothing_else() -> anyhow::Result<()> {
     fs::create_dir(folder.join("sub"))?;
     // Whole blocks, a part of one, none; and one that has more blocks than numbers.
     for size in [0, 1, 512, 1024, 100_001, 512 * 66_000] {
-        let bytes: Vec<u8> = (0..size).map(|n: usize| (n / 7) as u8).collect();
+        let bytes: Vec<u8> = (0..size).map(|n: usize| (n / 7).to_le_bytes()[0]).collect();
         fs::write(folder.join("sub/file"), &bytes)?;
         let got = alice.ns.scratch().join("got");
         let _ = fs::remove_file(&got);

@@ -285,7 +285,7 @@ fn libvirts_name_modules_find_the_guests() -> anyhow::Result<()> {
     wait_for("the lease to vanish", Duration::from_secs(5), || {
         let (status, macs) = (read("status")?, read("macs")?);
         anyhow::ensure!(
-            status.to_string() == "[]" && macs.to_string() == "[]",
+            status == serde_json::json!([]) && macs == serde_json::json!([]),
             "{status} {macs}"
         );
         Ok(())

@@ -113,7 +113,7 @@ const FLOORS: [&[&str]; 7] = [
     &["types"],
     &["model", "config"],
     &["lease", "event", "stats"],
-    &["dhcp", "dns", "firewall"],
+    &["dhcp", "dns", "tftp", "firewall"],
     &["plan"],
     &["host", "store"],
     &["serve"],
