@@ -3,9 +3,12 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use rustix::mount::{MountFlags, mount};
-use tests::{Ns, tool};
+use tests::daemon::binary;
+use tests::{Ns, tool, wait_for};
 use vnet_core::lease::{Client, LeaseRecord, LeaseState, Time};
 use vnet_core::store::{Op, Store, StoreError};
 use vnet_core::types::Mac;
@@ -56,6 +59,67 @@ fn fill(folder: &Path) -> anyhow::Result<()> {
     assert_eq!(store.leases()?.len(), kept);
     drop(store);
     assert_eq!(Store::open(&path)?.leases()?.len(), kept);
+    Ok(())
+}
+
+/// The whole daemon: what cannot be kept is not done, and what was before goes on.
+#[test]
+fn netd_on_a_full_disk_changes_nothing() -> anyhow::Result<()> {
+    if !tool::ready("full_disk::netd_on_a_full_disk_changes_nothing", &["nft"]) {
+        return Ok(());
+    }
+    let ns = Ns::new("full")?;
+    let folder = ns.scratch().join("disk");
+    let (state, run) = (folder.display(), ns.scratch().join("run"));
+    let (netd, vnet) = (binary("netd")?, binary("vnet")?);
+    fs::create_dir(&folder)?;
+    // Every program has its own mounts here: the tiny disk is the daemon's alone, and seen by its root.
+    let line = format!(
+        "mount -t tmpfs -o size=6m none {state} && exec {} --state-dir {state} --run-dir {}",
+        netd.display(),
+        run.display()
+    );
+    let daemon = ns.spawn(&["sh", "-c", &line])?;
+    let socket = run.join("netd.sock").display().to_string();
+    let ask = |args: &str| {
+        ns.run(&[
+            "sh",
+            "-c",
+            &format!("{} --socket {socket} {args}", vnet.display()),
+        ])
+    };
+    wait_for("netd", Duration::from_secs(15), || {
+        ask("status")?.ok().map(drop)
+    })?;
+    let seen = Path::new("/proc")
+        .join(daemon.id().to_string())
+        .join("root");
+    let ballast = seen.join(folder.strip_prefix("/")?).join("ballast");
+    let full = fs::write(&ballast, vec![1; 8 << 20]);
+    assert!(full.is_err(), "the disk does not fill");
+
+    // The file of the store has some room of its own.
+    let refused = (0..2000).find_map(|n| match ask(&format!("network create n{n} --no-dhcp")) {
+        Ok(ran) if ran.code == Some(0) => None,
+        other => Some(other.map(|ran| (n, ran))),
+    });
+    let (n, ran) = refused.context("the disk is full, and everything is kept")??;
+    let said = ran.ok().err().context("it failed")?.to_string();
+    assert!(
+        said.contains("full") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    let list = ask("network list")?.ok()?;
+    assert!(!list.contains(&format!("n{n} ")), "{list}");
+    let bridges = ns.sh("ip -br link show type bridge | wc -l")?;
+    assert_eq!(
+        bridges.trim(),
+        (n + 1).to_string(),
+        "the default network's and those that were kept"
+    );
+
+    fs::remove_file(&ballast)?;
+    ask(&format!("network create n{n}"))?.ok()?;
     Ok(())
 }
 
