@@ -14,7 +14,10 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::http::Web;
-use crate::{Lease, Netd, Ns, Proc, Udhcpc};
+use crate::{Lease, Netd, Ns, Proc, Udhcpc, wait_for};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The router of the host, and its name server. The addresses are those kept for documentation (RFC 5737).
 pub const GATEWAY: &str = "198.51.100.1";
@@ -159,6 +162,16 @@ impl Machine {
             .success())
     }
 
+    /// Waits until a ping is answered.
+    pub fn reaches(&self, target: &str) -> anyhow::Result<()> {
+        reaches(&self.ns, target)
+    }
+
+    /// Waits until the network's name server answers this, and nothing else.
+    pub fn finds(&self, server: &str, what: &[&str], wanted: &str) -> anyhow::Result<()> {
+        finds(&self.ns, server, what, wanted)
+    }
+
     /// Fetches a page of a [`Web`]; an error when nothing answers.
     pub fn fetch(&self, url: &str) -> anyhow::Result<String> {
         fetch(&self.ns, url)
@@ -166,15 +179,33 @@ impl Machine {
 
     /// Asks the network's name server; the answers, one a line.
     pub fn dig(&self, server: &str, what: &[&str]) -> anyhow::Result<String> {
-        let at = format!("@{server}");
-        let fixed = ["dig", "+short", "+tries=2", "+time=2", &at];
-        Ok(self
-            .ns
-            .run(&[&fixed[..], what].concat())?
-            .ok()?
-            .trim()
-            .to_owned())
+        dig(&self.ns, server, what)
     }
+}
+
+fn dig(ns: &Ns, server: &str, what: &[&str]) -> anyhow::Result<String> {
+    let at = format!("@{server}");
+    let fixed = ["dig", "+short", "+tries=2", "+time=2", &at];
+    let ran = ns.run(&[&fixed[..], what].concat())?;
+    Ok(ran.ok()?.trim().to_owned())
+}
+
+/// Waits until a name server answers this, and nothing else: a route to it, or the name, may be on its way.
+pub fn finds(ns: &Ns, server: &str, what: &[&str], wanted: &str) -> anyhow::Result<()> {
+    wait_for(&format!("{what:?} to be `{wanted}`"), PATIENCE, || {
+        let got = dig(ns, server, what)?;
+        anyhow::ensure!(got == wanted, "`{got}`");
+        Ok(())
+    })
+}
+
+/// Waits until a ping out of a namespace is answered.
+pub fn reaches(ns: &Ns, target: &str) -> anyhow::Result<()> {
+    wait_for(&format!("a ping to {target}"), PATIENCE, || {
+        let ran = ns.run(&["ping", "-c", "1", "-W", "1", target])?;
+        anyhow::ensure!(ran.success(), "no answer");
+        Ok(())
+    })
 }
 
 /// Fetches a page in a namespace, without waiting long for nobody.

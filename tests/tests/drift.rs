@@ -98,7 +98,7 @@ fn what_is_not_ours_is_left_alone() -> anyhow::Result<()> {
     wait_for("the repair", REPAIR, || {
         world.host.sh("nft list table inet vnet")
     })?;
-    assert!(alice.pings(GATEWAY)?);
+    alice.reaches(GATEWAY)?;
     assert_eq!(theirs()?, before);
     netd.vnet(&["network", "delete", "default"])?;
     assert_eq!(theirs()?, before);

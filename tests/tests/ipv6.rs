@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tests::world::finds;
 use tests::{Machine, Netd, Ns, World, tool, wait_for};
 
 const WAIT: Duration = Duration::from_secs(15);
@@ -48,9 +49,34 @@ fn address(ns: &Ns, prefix: &str) -> anyhow::Result<String> {
     })
 }
 
+/// Waits until the outside answers a ping from this address.
+fn from(ns: &Ns, own: &str) -> anyhow::Result<()> {
+    wait_for(&format!("a ping from {own}"), WAIT, || {
+        let ran = ns.run(&["ping", "-c1", "-W1", "-I", own, FAR])?;
+        anyhow::ensure!(ran.success(), "no answer");
+        Ok(())
+    })
+}
+
 fn ready(test: &str, more: &[&str]) -> bool {
     let tools = [&["nft", "ping", "dnsmasq"][..], more].concat();
     tool::ready(&format!("ipv6::{test}"), &tools)
+}
+
+/// One test: the usual world, where netd serves a document; and what is done there.
+fn on(
+    document: &str,
+    test: &str,
+    more: &[&str],
+    done: impl FnOnce(&World, Netd) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if !ready(test, more) {
+        return Ok(());
+    }
+    let world = world()?;
+    let netd = Netd::start(&world.host)?;
+    netd.apply(document)?;
+    done(&world, netd)
 }
 
 const SLAAC: &str = r#"
@@ -74,122 +100,100 @@ pref64 = "64:ff9b::/96"
 
 #[test]
 fn the_kernel_makes_its_address_and_reaches_the_outside() -> anyhow::Result<()> {
-    if !ready(
-        "the_kernel_makes_its_address_and_reaches_the_outside",
-        &["dig"],
-    ) {
-        return Ok(());
-    }
-    let world = world()?;
-    let mut netd = Netd::start(&world.host)?;
-    netd.apply(SLAAC)?;
-    let alice = guest(&netd, "alice", &[])?;
-    let own = address(&alice.ns, "fd00:66:")?;
-    let routes = alice.ns.ip("-6 route show default")?;
-    assert!(routes.contains("via fe80::"), "{routes}");
-    wait_for("a ping to the outside by NAT66", WAIT, || {
-        anyhow::ensure!(alice.pings(FAR)?, "none");
-        Ok(())
-    })?;
-    assert!(alice.pings("fd00:66::1")?, "the gateway");
+    let test = "the_kernel_makes_its_address_and_reaches_the_outside";
+    on(SLAAC, test, &["dig"], |_, mut netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        let own = address(&alice.ns, "fd00:66:")?;
+        let routes = alice.ns.ip("-6 route show default")?;
+        assert!(routes.contains("via fe80::"), "{routes}");
+        alice.reaches(FAR)?;
+        alice.reaches("fd00:66::1")?;
 
-    // Nobody told netd of the address, but it was heard; and a privacy address after it.
-    let named = |address: &str| {
-        wait_for("its name", WAIT, || {
-            let all = alice.dig("fd00:66::1", &["alice.six.test", "AAAA"])?;
-            anyhow::ensure!(all.lines().any(|l| l == address), "{all}");
-            let back = alice.dig("fd00:66::1", &["-x", address])?;
-            anyhow::ensure!(back == "alice.six.test.", "{back}");
-            Ok(())
-        })
-    };
-    named(&own)?;
-    alice.ns.ip("addr add fd00:66::abcd:1 dev eth0 nodad")?;
-    assert!(
-        alice
-            .ns
-            .run(&["ping", "-c1", "-W2", "-I", "fd00:66::abcd:1", FAR])?
-            .success()
-    );
-    named("fd00:66::abcd:1")?;
-    // A daemon that begins again asks the kernel whom it heard.
-    netd.kill9()?;
-    netd.start_again()?;
-    named("fd00:66::abcd:1")?;
-    netd.vnet(&["port", "detach", "six", "alice"])?;
-    let bob = guest(&netd, "bob", &[])?;
-    address(&bob.ns, "fd00:66:")?;
-    assert_eq!(bob.dig("fd00:66::1", &["alice.six.test", "AAAA"])?, "");
-    Ok(())
+        // Nobody told netd of the address, but it was heard; and a privacy address after it.
+        let named = |address: &str| {
+            wait_for("its name", WAIT, || {
+                let all = alice.dig("fd00:66::1", &["alice.six.test", "AAAA"])?;
+                anyhow::ensure!(all.lines().any(|l| l == address), "{all}");
+                let back = alice.dig("fd00:66::1", &["-x", address])?;
+                anyhow::ensure!(back == "alice.six.test.", "{back}");
+                Ok(())
+            })
+        };
+        named(&own)?;
+        alice.ns.ip("addr add fd00:66::abcd:1 dev eth0 nodad")?;
+        from(&alice.ns, "fd00:66::abcd:1")?;
+        named("fd00:66::abcd:1")?;
+        // A daemon that begins again asks the kernel whom it heard.
+        netd.kill9()?;
+        netd.start_again()?;
+        named("fd00:66::abcd:1")?;
+        netd.vnet(&["port", "detach", "six", "alice"])?;
+        let bob = guest(&netd, "bob", &[])?;
+        address(&bob.ns, "fd00:66:")?;
+        bob.finds("fd00:66::1", &["alice.six.test", "AAAA"], "")
+    })
 }
 
 #[test]
 fn an_advertisement_as_others_read_it() -> anyhow::Result<()> {
-    if !ready("an_advertisement_as_others_read_it", &["rdisc6"]) {
-        return Ok(());
-    }
-    let world = world()?;
-    let netd = Netd::start(&world.host)?;
-    netd.apply(SLAAC)?;
-    let alice = guest(&netd, "alice", &[])?;
-    let said = alice.ns.sh("rdisc6 -1 -r 5 -w 2000 eth0")?;
-    for word in [
-        "fd00:66::/64",
-        "Recursive DNS server     : fd00:66::1",
-        "DNS search list          : six.test",
-        "MTU                      :         1480",
-        "fd00:99::/48",
-        "Stateful address conf.    :           No",
-        "1800 (0x00000708) seconds",
-    ] {
-        assert!(said.contains(word), "no `{word}` in:\n{said}");
-    }
-    Ok(())
+    let test = "an_advertisement_as_others_read_it";
+    on(SLAAC, test, &["rdisc6"], |_, netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        let said = wait_for("an advertisement", WAIT, || {
+            alice.ns.sh("rdisc6 -1 -r 5 -w 2000 eth0")
+        })?;
+        for word in [
+            "fd00:66::/64",
+            "Recursive DNS server     : fd00:66::1",
+            "DNS search list          : six.test",
+            "MTU                      :         1480",
+            "fd00:99::/48",
+            "Stateful address conf.    :           No",
+            "1800 (0x00000708) seconds",
+        ] {
+            assert!(said.contains(word), "no `{word}` in:\n{said}");
+        }
+        Ok(())
+    })
 }
 
 #[test]
 fn a_stopped_network_takes_its_route_back() -> anyhow::Result<()> {
-    if !ready("a_stopped_network_takes_its_route_back", &[]) {
-        return Ok(());
-    }
-    let world = world()?;
-    let mut netd = Netd::start(&world.host)?;
-    netd.apply(SLAAC)?;
-    let alice = guest(&netd, "alice", &[])?;
-    address(&alice.ns, "fd00:66:")?;
-    // A daemon that ends, or dies, says no farewell: the guest keeps its way out.
-    netd.kill9()?;
-    assert!(alice.pings(FAR)?, "without netd");
-    netd.start_again()?;
-    assert!(!alice.ns.ip("-6 route show default")?.is_empty());
-    netd.vnet(&["network", "stop", "six"])?;
-    wait_for("the default route to go", WAIT, || {
-        let routes = alice.ns.ip("-6 route show default")?;
-        anyhow::ensure!(routes.is_empty(), "{routes}");
+    let test = "a_stopped_network_takes_its_route_back";
+    on(SLAAC, test, &[], |_, mut netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        address(&alice.ns, "fd00:66:")?;
+        // A daemon that ends, or dies, says no farewell: the guest keeps its way out.
+        netd.kill9()?;
+        alice.reaches(FAR)?;
+        netd.start_again()?;
+        assert!(!alice.ns.ip("-6 route show default")?.is_empty());
+        netd.vnet(&["network", "stop", "six"])?;
+        wait_for("the default route to go", WAIT, || {
+            let routes = alice.ns.ip("-6 route show default")?;
+            anyhow::ensure!(routes.is_empty(), "{routes}");
+            Ok(())
+        })?;
+        let addresses = alice.ns.ip("-6 addr show dev eth0 scope global")?;
+        assert!(addresses.contains("deprecated"), "{addresses}");
         Ok(())
-    })?;
-    let addresses = alice.ns.ip("-6 addr show dev eth0 scope global")?;
-    assert!(addresses.contains("deprecated"), "{addresses}");
-    Ok(())
+    })
 }
 
 #[test]
 fn a_removed_prefix_is_deprecated() -> anyhow::Result<()> {
-    if !ready("a_removed_prefix_is_deprecated", &[]) {
-        return Ok(());
-    }
-    let world = world()?;
-    let netd = Netd::start(&world.host)?;
-    netd.apply(SLAAC)?;
-    let alice = guest(&netd, "alice", &[])?;
-    let old = address(&alice.ns, "fd00:66:")?;
-    netd.apply(&SLAAC.replace("fd00:66::1/64", "fd00:67::1/64"))?;
-    address(&alice.ns, "fd00:67:")?;
-    wait_for("the old address to be deprecated", WAIT, || {
-        let all = alice.ns.ip("-6 -o addr show dev eth0 scope global")?;
-        let line = all.lines().find(|l| l.contains(&old)).unwrap_or("");
-        anyhow::ensure!(line.contains("deprecated"), "{all}");
-        Ok(())
+    let test = "a_removed_prefix_is_deprecated";
+    on(SLAAC, test, &[], |_, netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        let old = address(&alice.ns, "fd00:66:")?;
+        netd.apply(&SLAAC.replace("fd00:66::1/64", "fd00:67::1/64"))?;
+        address(&alice.ns, "fd00:67:")?;
+        wait_for("the old address to be deprecated", WAIT, || {
+            let all = alice.ns.ip("-6 -o addr show dev eth0 scope global")?;
+            let line = all.lines().find(|l| l.contains(&old)).unwrap_or("");
+            anyhow::ensure!(line.contains("deprecated"), "{all}");
+            Ok(())
+        })
     })
 }
 
@@ -253,100 +257,81 @@ fn dhclient(ns: &Ns, config: &str) -> anyhow::Result<(tests::Proc, String)> {
 
 #[test]
 fn dhclient_gets_a_ports_address_and_its_name() -> anyhow::Result<()> {
-    if !ready(
-        "dhclient_gets_a_ports_address_and_its_name",
-        &["dhclient", "dig"],
-    ) {
-        return Ok(());
-    }
-    let world = world()?;
-    let mut netd = Netd::start(&world.host)?;
-    netd.apply(STATEFUL)?;
-    let alice = guest(&netd, "alice", &[])?;
-    let config = "also request dhcp6.name-servers, dhcp6.domain-search;";
-    let (_client, learnt) = dhclient(&alice.ns, config)?;
-    let ip = value(&learnt, "new_ip6_address");
-    assert!(ip.starts_with("fd00:68::10"), "{learnt}");
-    let own = alice.port["addresses"].to_string();
-    assert!(own.contains(&ip), "{ip} is not of {own}");
-    assert_eq!(value(&learnt, "new_dhcp6_name_servers"), "fd00:68::1");
-    assert_eq!(value(&learnt, "new_dhcp6_domain_search"), "six.test.");
-    let listed = netd.vnet(&["lease", "list", "six"])?;
-    assert!(listed.contains(&ip) && listed.contains("alice"), "{listed}");
-    let ask = |what: &[&str]| alice.dig("fd00:68::1", what);
-    assert_eq!(ask(&["alice.six.test", "AAAA"])?, ip);
-    assert_eq!(ask(&["-x", &ip])?, "alice.six.test.");
-    wait_for("a ping to the outside", WAIT, || {
-        anyhow::ensure!(alice.pings(FAR)?, "none");
+    let test = "dhclient_gets_a_ports_address_and_its_name";
+    on(STATEFUL, test, &["dhclient", "dig"], |_, mut netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        let config = "also request dhcp6.name-servers, dhcp6.domain-search;";
+        let (_client, learnt) = dhclient(&alice.ns, config)?;
+        let ip = value(&learnt, "new_ip6_address");
+        assert!(ip.starts_with("fd00:68::10"), "{learnt}");
+        let own = alice.port["addresses"].to_string();
+        assert!(own.contains(&ip), "{ip} is not of {own}");
+        assert_eq!(value(&learnt, "new_dhcp6_name_servers"), "fd00:68::1");
+        assert_eq!(value(&learnt, "new_dhcp6_domain_search"), "six.test.");
+        let listed = netd.vnet(&["lease", "list", "six"])?;
+        assert!(listed.contains(&ip) && listed.contains("alice"), "{listed}");
+        alice.finds("fd00:68::1", &["alice.six.test", "AAAA"], &ip)?;
+        alice.finds("fd00:68::1", &["-x", &ip], "alice.six.test.")?;
+        alice.reaches(FAR)?;
+        // The moment the reply is out, the lease is on disk.
+        netd.kill9()?;
+        netd.start_again()?;
+        assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
         Ok(())
-    })?;
-    // The moment the reply is out, the lease is on disk.
-    netd.kill9()?;
-    netd.start_again()?;
-    assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
-    Ok(())
+    })
 }
 
 #[test]
 fn a_reservation_by_mac_whatever_the_identifier() -> anyhow::Result<()> {
-    if !ready(
-        "a_reservation_by_mac_whatever_the_identifier",
-        &["dhclient", "dig"],
-    ) {
-        return Ok(());
-    }
-    let world = world()?;
-    let netd = Netd::start(&world.host)?;
-    netd.apply(STATEFUL)?;
-    let bridge = netd.json(&["network", "show", "six"])?["bridge"].clone();
-    let bridge = bridge.as_str().unwrap_or_default();
-    // No port: a veth on the bridge, with a DUID of another kind.
-    let stray = Ns::new("stray")?;
-    world.host.link("stray", &stray, "eth0")?;
-    stray.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")?;
-    stray.ip("link set eth0 down")?;
-    stray.ip("link set eth0 address 52:54:00:aa:06:01")?;
-    world.host.ip(&format!("link set stray master {bridge}"))?;
-    stray.ip("link set eth0 up")?;
-    let config = "send dhcp6.client-id 00:02:00:00:ab:11:22:33:44;";
-    let (_client, learnt) = dhclient(&stray, config)?;
-    assert_eq!(
-        value(&learnt, "new_ip6_address"),
-        "fd00:68::b055",
-        "{learnt}"
-    );
-    let ran = stray.run(&["dig", "+short", "@fd00:68::1", "boss.six.test", "AAAA"])?;
-    assert_eq!(ran.ok()?.trim(), "fd00:68::b055");
-    Ok(())
+    let test = "a_reservation_by_mac_whatever_the_identifier";
+    on(STATEFUL, test, &["dhclient", "dig"], |world, netd| {
+        let bridge = netd.json(&["network", "show", "six"])?["bridge"].clone();
+        let bridge = bridge.as_str().unwrap_or_default();
+        // No port: a veth on the bridge, with a DUID of another kind.
+        let stray = Ns::new("stray")?;
+        world.host.link("stray", &stray, "eth0")?;
+        stray.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")?;
+        stray.ip("link set eth0 down")?;
+        stray.ip("link set eth0 address 52:54:00:aa:06:01")?;
+        world.host.ip(&format!("link set stray master {bridge}"))?;
+        stray.ip("link set eth0 up")?;
+        let config = "send dhcp6.client-id 00:02:00:00:ab:11:22:33:44;";
+        let (_client, learnt) = dhclient(&stray, config)?;
+        assert_eq!(
+            value(&learnt, "new_ip6_address"),
+            "fd00:68::b055",
+            "{learnt}"
+        );
+        // Its address has no prefix: the way to the gateway is the kernel's, by an advertisement.
+        let boss = ["boss.six.test", "AAAA"];
+        finds(&stray, "fd00:68::1", &boss, "fd00:68::b055")
+    })
 }
 
 #[test]
 fn dhcpcd_is_served() -> anyhow::Result<()> {
-    if !ready("dhcpcd_is_served", &["dhcpcd"]) {
-        return Ok(());
-    }
-    let world = world()?;
-    let netd = Netd::start(&world.host)?;
-    netd.apply(STATEFUL)?;
-    let carol = guest(&netd, "carol", &[])?;
-    let files = carol.ns.scratch();
-    // Its folders are compiled in: it gets its own.
-    for folder in ["/var/lib/dhcpcd", "/run/dhcpcd"] {
-        std::fs::create_dir_all(folder)?;
-        let own = files.join(&folder.replace('/', "-"));
-        std::fs::create_dir_all(&own)?;
-        carol.ns.bind(own, folder);
-    }
-    let script = files.script("hook", "#!/bin/sh\nexit 0\n")?;
-    let config = format!("ipv6only\nnoipv6rs\nia_na 1\nscript {}\n", script.display());
-    let config = files.write("dhcpcd.conf", &config)?;
-    let config = config.display().to_string();
-    let _client = carol
-        .ns
-        .spawn(&["dhcpcd", "-B", "-d", "-f", &config, "eth0"])?;
-    let ip = address(&carol.ns, "fd00:68::10")?;
-    assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
-    Ok(())
+    let test = "dhcpcd_is_served";
+    on(STATEFUL, test, &["dhcpcd"], |_, netd| {
+        let carol = guest(&netd, "carol", &[])?;
+        let files = carol.ns.scratch();
+        // Its folders are compiled in: it gets its own.
+        for folder in ["/var/lib/dhcpcd", "/run/dhcpcd"] {
+            std::fs::create_dir_all(folder)?;
+            let own = files.join(&folder.replace('/', "-"));
+            std::fs::create_dir_all(&own)?;
+            carol.ns.bind(own, folder);
+        }
+        let script = files.script("hook", "#!/bin/sh\nexit 0\n")?;
+        let config = format!("ipv6only\nnoipv6rs\nia_na 1\nscript {}\n", script.display());
+        let config = files.write("dhcpcd.conf", &config)?;
+        let config = config.display().to_string();
+        let _client = carol
+            .ns
+            .spawn(&["dhcpcd", "-B", "-d", "-f", &config, "eth0"])?;
+        let ip = address(&carol.ns, "fd00:68::10")?;
+        assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
+        Ok(())
+    })
 }
 
 const UPLINK: &str = r"
@@ -415,40 +400,36 @@ fn the_host_keeps_the_route_that_it_has_by_advertisement() -> anyhow::Result<()>
     by_advertisement().map(drop)
 }
 
-/// Both families, both kinds of addresses: what the guest makes, and what it is given.
+const ROUTED: &str = r#"
+name = "six"
+forward.mode = "routed"
+domain.name = "six.test"
+[[subnet]]
+address = "2001:db8:66::1/64"
+dhcp.mode = "both"
+"#;
+
+/// Both kinds of addresses: what the guest makes, and what it is given.
 #[test]
 fn both_kinds_of_addresses_and_a_routed_network() -> anyhow::Result<()> {
-    if !ready(
-        "both_kinds_of_addresses_and_a_routed_network",
-        &["dhclient", "dig"],
-    ) {
-        return Ok(());
-    }
-    let world = world()?;
-    world
-        .internet
-        .ip("-6 route add 2001:db8:66::/64 via 2001:db8:1::2")?;
-    let netd = Netd::start(&world.host)?;
-    netd.apply(
-        "name = \"six\"\nforward.mode = \"routed\"\ndomain.name = \"six.test\"\n[[subnet]]\n\
-         address = \"2001:db8:66::1/64\"\ndhcp.mode = \"both\"\n",
-    )?;
-    let alice = guest(&netd, "alice", &[])?;
-    let made = address(&alice.ns, "2001:db8:66:")?;
-    let (_client, learnt) = dhclient(&alice.ns, "")?;
-    let given = value(&learnt, "new_ip6_address");
-    assert_ne!(made, given);
-    wait_for("a routed ping, from either", WAIT, || {
+    let test = "both_kinds_of_addresses_and_a_routed_network";
+    on(ROUTED, test, &["dhclient", "dig"], |world, netd| {
+        world
+            .internet
+            .ip("-6 route add 2001:db8:66::/64 via 2001:db8:1::2")?;
+        let alice = guest(&netd, "alice", &[])?;
+        let made = address(&alice.ns, "2001:db8:66:")?;
+        let (_client, learnt) = dhclient(&alice.ns, "")?;
+        let given = value(&learnt, "new_ip6_address");
+        assert_ne!(made, given);
         for own in [&made, &given] {
-            let ping = ["ping", "-c1", "-W1", "-I", own, FAR];
-            anyhow::ensure!(alice.ns.run(&ping)?.success(), "{own}");
+            from(&alice.ns, own)?;
         }
-        Ok(())
-    })?;
-    wait_for("both names", WAIT, || {
-        let all = alice.dig("2001:db8:66::1", &["alice.six.test", "AAAA"])?;
-        let has = |own: &String| all.lines().any(|l| l == own);
-        anyhow::ensure!(has(&made) && has(&given), "{all}");
-        Ok(())
+        wait_for("both names", WAIT, || {
+            let all = alice.dig("2001:db8:66::1", &["alice.six.test", "AAAA"])?;
+            let has = |own: &String| all.lines().any(|l| l == own);
+            anyhow::ensure!(has(&made) && has(&given), "{all}");
+            Ok(())
+        })
     })
 }

@@ -54,15 +54,13 @@ fn udhcpc_gets_keeps_and_gives_back() -> anyhow::Result<()> {
         (lease.get("domain"), lease.get("lease")),
         ("lab.test", "600")
     );
-    assert_eq!(
-        alice.dig("10.50.0.1", &["alice.lab.test"])?,
-        lease.ip.to_string()
-    );
-    assert_eq!(
-        alice.dig("10.50.0.1", &["-x", &lease.ip.to_string()])?,
-        "alice.lab.test."
-    );
-    assert_eq!(alice.dig("10.50.0.1", &["printer.lab.test"])?, "10.50.0.7");
+    alice.finds("10.50.0.1", &["alice.lab.test"], &lease.ip.to_string())?;
+    alice.finds(
+        "10.50.0.1",
+        &["-x", &lease.ip.to_string()],
+        "alice.lab.test.",
+    )?;
+    alice.finds("10.50.0.1", &["printer.lab.test"], "10.50.0.7")?;
     let held = leases(&netd)?;
     assert!(
         held.iter()
@@ -137,7 +135,7 @@ fn a_reservation_is_kept_and_named() -> anyhow::Result<()> {
     let boss = Machine::plug(&netd, "lab", "desk", &["--mac", "52:54:00:aa:00:01"])?;
     boss.ns.ip("link set eth0 address 52:54:00:aa:00:01")?;
     assert_eq!(boss.lease()?.ip.to_string(), "10.50.0.9");
-    assert_eq!(boss.dig("10.50.0.1", &["boss.lab.test"])?, "10.50.0.9");
+    boss.finds("10.50.0.1", &["boss.lab.test"], "10.50.0.9")?;
     Ok(())
 }
 

@@ -95,10 +95,10 @@ fn a_detached_port_leaves_nothing() -> anyhow::Result<()> {
     );
     alice.lease()?;
     let bobs = bob.lease()?.ip.to_string();
-    assert_eq!(alice.dig("192.168.122.1", &["bob"])?, bobs);
+    alice.finds("192.168.122.1", &["bob"], &bobs)?;
     netd.vnet(&["port", "detach", "default", "bob"])?;
-    assert_eq!(alice.dig("192.168.122.1", &["bob"])?, "");
-    assert_eq!(alice.dig("192.168.122.1", &["-x", &bobs])?, "");
+    alice.finds("192.168.122.1", &["bob"], "")?;
+    alice.finds("192.168.122.1", &["-x", &bobs], "")?;
     let leases = netd.json(&["lease", "list"])?;
     assert!(!leases.to_string().contains(&bobs), "{leases}");
     assert!(!alice.pings(&bobs)?, "off the bridge");

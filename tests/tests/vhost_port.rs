@@ -80,7 +80,7 @@ fn a_guest_by_the_printed_line_has_all_that_a_tap_guest_has() -> anyhow::Result<
     let (webs, dbs) = (web.lease()?.to_string(), db.lease()?.to_string());
 
     // Lease and name by netd, and everybody reaches everybody.
-    assert_eq!(neighbour.dig("192.168.122.1", &["web"])?, webs);
+    neighbour.finds("192.168.122.1", &["web"], &webs)?;
     web.run(&format!("ping -c3 -i0.2 -W2 {}", neighbour.address()?))?;
     web.run(&format!("ping -c3 -i0.2 -W2 {dbs}"))?;
     wait_for("a ping from the host", SOON, || {
