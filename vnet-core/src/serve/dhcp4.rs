@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::bridged::Bridged;
 use super::leases::Turn;
-use super::packet::{Inbox, PacketSocket, deafen, index_of};
+use super::packet::{Inbox, PacketSocket, deafen};
 use crate::dhcp::v4::{Datagram, Message, Reason, Reply, Scope, Sender, Server, Verdict};
 use crate::dhcp::v4::{arp_answer, arp_probe, frame};
 use crate::lease::{LeaseRecord, Time};
@@ -20,115 +21,67 @@ const BATCHES: usize = 8;
 #[derive(Debug)]
 pub(super) struct Dhcp4 {
     pub(super) server: Server,
-    bridge: Option<IfName>,
-    link: Option<Link>,
+    pub(super) sockets: Bridged<Aside>,
 }
 
-/// The sockets on its bridge.
+/// What it has on its bridge beside the socket that hears messages.
 #[derive(Debug)]
-pub(super) struct Link {
-    pub(super) dhcp: PacketSocket,
+pub(super) struct Aside {
     pub(super) arp: PacketSocket,
     /// Ports 67 of our addresses, held so that the kernel does not answer "port unreachable" to unicast requests.
     ports: Vec<UdpSocket>,
-    /// A socket said that its interface is down or gone.
-    doubtful: bool,
 }
 
 impl Dhcp4 {
     pub(super) fn new(network: NetworkName, records: Vec<LeaseRecord>, now: Time) -> Self {
         Self {
             server: Server::new(Scope::silent(network), records, now),
-            bridge: None,
-            link: None,
+            sockets: Bridged::default(),
         }
     }
 
-    pub(super) fn configure(&mut self, scope: Scope, bridge: IfName) {
-        self.server.configure(scope);
-        self.bridge = Some(bridge);
+    /// Serves this from now on; with `None` nothing, but what is known stays, for the ports that come before the
+    /// next start.
+    pub(super) fn configure(&mut self, scope: Option<Scope>, bridge: IfName) {
+        self.sockets.want(scope.is_some().then_some(bridge));
+        if let Some(scope) = scope {
+            self.server.configure(scope);
+        }
     }
 
-    /// Stops serving. What is known stays, for the ports that come before the next start.
-    pub(super) fn silence(&mut self) {
-        self.bridge = None;
-        self.link = None;
-    }
-
-    /// Opens what should be open: `Ok(true)` if there are new sockets. A bridge that is not there (yet, or just now)
-    /// is no error: whoever makes it need not wait for us, and we look again.
+    /// Opens what should be open: `Ok(true)` if there are new sockets.
     pub(super) fn open(&mut self) -> io::Result<bool> {
-        let Some(bridge) = &self.bridge else {
-            return Ok(false);
-        };
-        let index = match index_of(bridge) {
-            Ok(index) => index,
-            Err(e) if super::is_missing(&e) => {
-                self.link = None;
-                return Ok(false);
-            }
-            Err(e) => return Err(e),
-        };
-        let is_new = self.link.as_ref().is_none_or(|l| l.dhcp.index() != index);
-        if is_new {
-            self.link = None;
-            self.link = Some(Link {
-                dhcp: PacketSocket::dhcp(bridge)?,
-                arp: PacketSocket::arp(bridge)?,
-                ports: Vec::new(),
-                doubtful: false,
-            });
-        }
-        if let Some(link) = &mut self.link {
+        let is_new = self.sockets.open(|bridge, _| {
+            let arp = PacketSocket::arp(bridge)?;
+            let ports = Vec::new();
+            Ok((PacketSocket::dhcp(bridge)?, Aside { arp, ports }))
+        })?;
+        if let Some(aside) = self.sockets.extra_mut() {
             let gateways = self.server.scope().subnets.iter().map(|s| s.gateway);
-            link.doubtful = false;
-            link.hold_ports(gateways.collect());
+            aside.hold_ports(gateways.collect());
         }
         Ok(is_new)
     }
 
-    pub(super) const fn link(&self) -> Option<&Link> {
-        self.link.as_ref()
-    }
-
-    /// Whether a bridge that should be there is not, or may have been made anew.
-    pub(super) fn should_look_again(&self) -> bool {
-        self.bridge.is_some() && self.link.as_ref().is_none_or(|link| link.doubtful)
-    }
-
     /// Reads what waits, and puts what follows into the turn. What more there is waits for the next one.
     pub(super) fn read(&mut self, now: Time, inbox: &mut Inbox, turn: &mut Turn) {
-        let Some(link) = &mut self.link else {
-            return;
-        };
-        let ours = link.dhcp.mac();
-        let mut at_once = Vec::new();
-        for _ in 0..BATCHES {
-            match link.dhcp.receive(inbox) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(_) => {
-                    link.doubtful = true;
-                    break;
-                }
-            }
-            for (bytes, checked) in inbox.frames() {
-                let Some(datagram) = Datagram::parse(bytes, checked) else {
-                    self.server.count_ignored(Reason::Malformed);
-                    continue;
-                };
-                one(&mut self.server, now, &datagram, ours, &mut at_once, turn);
-            }
-        }
-        link.dhcp.send(&at_once);
+        let server = &mut self.server;
+        self.sockets.read(
+            BATCHES,
+            inbox,
+            |bytes, checked, ours, at_once| match Datagram::parse(bytes, checked) {
+                Some(datagram) => one(server, now, &datagram, ours, at_once, turn),
+                None => server.count_ignored(Reason::Malformed),
+            },
+        );
     }
 
     /// Reads answers to our ARP questions.
     pub(super) fn read_arp(&mut self, now: Time, inbox: &mut Inbox, turn: &mut Turn) {
-        let Some(link) = &self.link else {
+        let Some(aside) = self.sockets.extra() else {
             return;
         };
-        while matches!(link.arp.receive(inbox), Ok(1..)) {
+        while matches!(aside.arp.receive(inbox), Ok(1..)) {
             for (bytes, _) in inbox.frames() {
                 let Some((address, mac)) = arp_answer(bytes) else {
                     continue;
@@ -150,7 +103,7 @@ impl Dhcp4 {
     }
 }
 
-impl Link {
+impl Aside {
     fn hold_ports(&mut self, gateways: Vec<Ipv4Addr>) {
         let held = |socket: &UdpSocket| match socket.local_addr() {
             Ok(address) => Some(address.ip()),

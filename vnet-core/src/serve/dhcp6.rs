@@ -3,8 +3,9 @@
 use std::io;
 use std::net::UdpSocket;
 
+use super::bridged::Bridged;
 use super::leases::Turn;
-use super::packet::{Inbox, PacketSocket, index_of};
+use super::packet::{Inbox, PacketSocket};
 use crate::dhcp::v6::{
     Datagram, Message, Reason, SERVER_PORT, SERVERS, Scope, Server, Verdict, frame,
 };
@@ -19,18 +20,9 @@ const BATCHES: usize = 8;
 pub(super) struct Dhcp6 {
     pub(super) server: Server,
     network: NetworkName,
-    bridge: Option<IfName>,
-    link: Option<Link>,
-}
-
-/// The sockets on its bridge.
-#[derive(Debug)]
-struct Link {
-    packets: PacketSocket,
-    /// Holds port 547, and the membership of the servers' group that a snooping bridge wants to see.
-    _group: Option<UdpSocket>,
-    /// A socket said that its interface is down or gone.
-    doubtful: bool,
+    /// Beside the packets: a socket that holds port 547, and the membership of the servers' group that a snooping
+    /// bridge wants to see.
+    pub(super) sockets: Bridged<Option<UdpSocket>>,
 }
 
 impl Dhcp6 {
@@ -38,89 +30,39 @@ impl Dhcp6 {
         Self {
             server: Server::new(Scope::silent(network.clone()), records, now),
             network,
-            bridge: None,
-            link: None,
+            sockets: Bridged::default(),
         }
     }
 
     /// Serves this from now on; with `None` nothing, but what is known stays.
     pub(super) fn configure(&mut self, scope: Option<Scope>, bridge: IfName) {
-        self.bridge = scope.is_some().then_some(bridge);
-        if self.bridge.is_none() {
-            self.link = None;
-        }
+        self.sockets.want(scope.is_some().then_some(bridge));
         let silent = || Scope::silent(self.network.clone());
         self.server.configure(scope.unwrap_or_else(silent));
     }
 
-    /// Opens what should be open: `Ok(true)` if there is a new socket. A bridge that is not there is no error.
+    /// Opens what should be open: `Ok(true)` if there is a new socket.
     pub(super) fn open(&mut self) -> io::Result<bool> {
-        let Some(bridge) = &self.bridge else {
-            return Ok(false);
-        };
-        let index = match index_of(bridge) {
-            Ok(index) => index,
-            Err(e) if super::is_missing(&e) => {
-                self.link = None;
-                return Ok(false);
-            }
-            Err(e) => return Err(e),
-        };
-        if let Some(link) = &mut self.link
-            && link.packets.index() == index
-        {
-            link.doubtful = false;
-            return Ok(false);
-        }
-        self.link = None;
-        let group = super::join(SERVERS, index, SERVER_PORT);
-        self.link = Some(Link {
-            packets: PacketSocket::dhcp6(bridge)?,
+        self.sockets.open(|bridge, index| {
             // Frames come in all the same: the worst is a port-unreachable that clients ignore.
-            _group: group
-                .inspect_err(
-                    |error| tracing::debug!(%bridge, %error, "port 547 is somebody else's"),
-                )
-                .ok(),
-            doubtful: false,
-        });
-        Ok(true)
-    }
-
-    pub(super) fn packets(&self) -> Option<&PacketSocket> {
-        self.link.as_ref().map(|link| &link.packets)
-    }
-
-    /// Whether a bridge that should be there is not, or may have been made anew.
-    pub(super) fn should_look_again(&self) -> bool {
-        self.bridge.is_some() && self.link.as_ref().is_none_or(|link| link.doubtful)
+            let group = super::join(SERVERS, index, SERVER_PORT).inspect_err(
+                |error| tracing::debug!(%bridge, %error, "port 547 is somebody else's"),
+            );
+            Ok((PacketSocket::dhcp6(bridge)?, group.ok()))
+        })
     }
 
     /// Reads what waits, and puts what follows into the turn. What more there is waits for the next one.
     pub(super) fn read(&mut self, now: Time, inbox: &mut Inbox, turn: &mut Turn) {
-        let Some(link) = &mut self.link else {
-            return;
-        };
-        let ours = link.packets.mac();
-        let mut at_once = Vec::new();
-        for _ in 0..BATCHES {
-            match link.packets.receive(inbox) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(_) => {
-                    link.doubtful = true;
-                    break;
-                }
-            }
-            for (bytes, checked) in inbox.frames() {
-                let Some(datagram) = Datagram::parse(bytes, checked) else {
-                    self.server.count_ignored(Reason::Malformed);
-                    continue;
-                };
-                one(&mut self.server, now, &datagram, ours, &mut at_once, turn);
-            }
-        }
-        link.packets.send(&at_once);
+        let server = &mut self.server;
+        self.sockets.read(
+            BATCHES,
+            inbox,
+            |bytes, checked, ours, at_once| match Datagram::parse(bytes, checked) {
+                Some(datagram) => one(server, now, &datagram, ours, at_once, turn),
+                None => server.count_ignored(Reason::Malformed),
+            },
+        );
     }
 
     pub(super) fn expire(&mut self, now: Time, turn: &mut Turn) {

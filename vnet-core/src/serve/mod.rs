@@ -1,5 +1,6 @@
 //! The shells that listen on gateways: sockets and timers here, decisions in the pure floors below.
 
+mod bridged;
 mod dhcp4;
 mod dhcp6;
 pub mod dns;
@@ -7,17 +8,13 @@ pub mod files;
 pub mod leases;
 mod packet;
 mod ra;
+pub mod tftp;
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 
 use socket2::{Domain, Protocol, Socket, Type};
-
-/// Whether a call failed because its interface does not exist (yet, or any more).
-fn is_missing(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO))
-}
 
 /// A UDP socket that hears nothing: it holds the membership of a group on one interface, and a port if it is not 0.
 fn join(group: Ipv6Addr, index: u32, port: u16) -> io::Result<UdpSocket> {
@@ -30,4 +27,3 @@ fn join(group: Ipv6Addr, index: u32, port: u16) -> io::Result<UdpSocket> {
     socket.join_multicast_v6(&group, index)?;
     Ok(socket.into())
 }
-pub mod tftp;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
@@ -15,7 +15,7 @@ use super::{Command, Lease, LeaseEvent, News, Stats, Turn, Wanted};
 use crate::lease::{Change, LeaseRecord, Time};
 use crate::serve::dhcp4::Dhcp4;
 use crate::serve::dhcp6::Dhcp6;
-use crate::serve::packet::Inbox;
+use crate::serve::packet::{Inbox, PacketSocket};
 use crate::serve::ra::Ra;
 use crate::store::{Op, Store};
 use crate::types::NetworkName;
@@ -29,13 +29,18 @@ const BUSY: usize = 4;
 const GATHER: std::time::Duration = std::time::Duration::from_micros(700);
 /// Epoll's name for the bell; networks have [`SOCKETS`] each, from there up.
 const BELL: u64 = 0;
-/// Numbers of one network.
-const SOCKETS: u64 = 4;
-/// Which socket of its network a number is.
-const DHCP4: u64 = 0;
-const ARP: u64 = 1;
-const RA: u64 = 2;
-const DHCP6: u64 = 3;
+/// A socket of a network. They are read in this order: answers of ARP may turn a REQUEST of the same turn into a NAK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Arp,
+    Dhcp4,
+    Dhcp6,
+    Ra,
+}
+
+const DOORS: [Door; 4] = [Door::Arp, Door::Dhcp4, Door::Dhcp6, Door::Ra];
+/// Numbers of one network: a [`Door`] each.
+const SOCKETS: u64 = DOORS.len() as u64;
 
 pub(super) struct Worker {
     store: Store,
@@ -72,6 +77,33 @@ impl Network {
         }
     }
 
+    /// Reads what waits at one door, and puts what follows into the turn.
+    fn read(&mut self, door: Door, now: Time, inbox: &mut Inbox, turn: &mut Turn) {
+        match door {
+            Door::Arp => self.dhcp4.read_arp(now, inbox, turn),
+            Door::Dhcp4 => self.dhcp4.read(now, inbox, turn),
+            Door::Dhcp6 => self.dhcp6.read(now, inbox, turn),
+            Door::Ra => self.ra.read(now, inbox),
+        }
+    }
+
+    /// The socket of a door, while there is one.
+    fn packets(&self, door: Door) -> Option<&PacketSocket> {
+        match door {
+            Door::Arp => self.dhcp4.sockets.extra().map(|aside| &aside.arp),
+            Door::Dhcp4 => self.dhcp4.sockets.packets(),
+            Door::Dhcp6 => self.dhcp6.sockets.packets(),
+            Door::Ra => self.ra.sockets.packets(),
+        }
+    }
+
+    /// Whether a bridge that should be there is not, or may have been made anew.
+    fn should_look_again(&self) -> bool {
+        self.dhcp4.sockets.should_look_again()
+            || self.dhcp6.sockets.should_look_again()
+            || self.ra.sockets.should_look_again()
+    }
+
     fn records(&self) -> impl Iterator<Item = &LeaseRecord> {
         let v4 = self.dhcp4.server.book().records();
         v4.chain(self.dhcp6.server.book().records())
@@ -79,11 +111,7 @@ impl Network {
 }
 
 /// What waits for the disk, by the sockets it leaves by.
-#[derive(Default)]
-struct Frames {
-    v4: Vec<(NetworkName, Vec<Vec<u8>>)>,
-    v6: Vec<(NetworkName, Vec<Vec<u8>>)>,
-}
+type Frames = Vec<(NetworkName, Door, Vec<Vec<u8>>)>;
 
 #[derive(Default)]
 struct Owed {
@@ -159,37 +187,17 @@ impl Worker {
             self.heard();
             self.obey(now, &mut turn)?;
         }
-        // ARP answers first: they may turn a REQUEST of the same turn into a NAK.
-        for name in self.having(ready, ARP) {
-            if let Some(network) = self.networks.get_mut(&name) {
-                network.dhcp4.read_arp(now, &mut self.inbox, &mut turn);
-            }
-        }
-        let mut frames = Frames::default();
-        for name in self.having(ready, DHCP4) {
-            if let Some(network) = self.networks.get_mut(&name) {
-                network.dhcp4.read(now, &mut self.inbox, &mut turn);
-                if network.dhcp4.should_look_again() {
+        let mut frames = Frames::new();
+        for door in DOORS {
+            for name in self.having(ready, door) {
+                let Some(network) = self.networks.get_mut(&name) else {
+                    continue;
+                };
+                network.read(door, now, &mut self.inbox, &mut turn);
+                if network.should_look_again() {
                     self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
                 }
-                frames.v4.push((name, std::mem::take(&mut turn.frames)));
-            }
-        }
-        for name in self.having(ready, DHCP6) {
-            if let Some(network) = self.networks.get_mut(&name) {
-                network.dhcp6.read(now, &mut self.inbox, &mut turn);
-                if network.dhcp6.should_look_again() {
-                    self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
-                }
-                frames.v6.push((name, std::mem::take(&mut turn.frames)));
-            }
-        }
-        for name in self.having(ready, RA) {
-            if let Some(network) = self.networks.get_mut(&name) {
-                network.ra.read(now, &mut self.inbox);
-                if network.ra.should_look_again() {
-                    self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
-                }
+                frames.push((name, door, std::mem::take(&mut turn.frames)));
             }
         }
         self.timers(now, &mut turn);
@@ -205,16 +213,10 @@ impl Worker {
         match self.store.commit(&self.owed.ops) {
             Ok(()) => {
                 self.owed.ops.clear();
-                for (name, frames) in frames.v6 {
+                for (name, door, frames) in frames {
                     let network = self.networks.get(&name);
-                    if let Some(socket) = network.and_then(|n| n.dhcp6.packets()) {
+                    if let Some(socket) = network.and_then(|n| n.packets(door)) {
                         socket.send(&frames);
-                    }
-                }
-                for (name, frames) in frames.v4 {
-                    let network = self.networks.get(&name);
-                    if let Some(link) = network.and_then(|n| n.dhcp4.link()) {
-                        link.dhcp.send(&frames);
                     }
                 }
                 let news = std::mem::take(&mut self.owed.events);
@@ -376,10 +378,7 @@ impl Worker {
             let network = self.network(name.clone());
             network.ra.configure(now, ra, bridge.clone());
             network.dhcp6.configure(dhcp6, bridge.clone());
-            match dhcp4 {
-                Some(scope) => network.dhcp4.configure(scope, bridge),
-                None => network.dhcp4.silence(),
-            }
+            network.dhcp4.configure(dhcp4, bridge);
             if let Err(error) = self.open(now, &name) {
                 failed.push((name, error.to_string()));
             }
@@ -392,33 +391,31 @@ impl Worker {
         let Some(network) = self.networks.get_mut(name) else {
             return Ok(());
         };
-        let number = network.number;
-        let watch = |fd: BorrowedFd<'_>, which| {
-            let data = epoll::EventData::new_u64(number + which);
-            epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)
+        let watch = |network: &Network, doors: &[Door]| -> std::io::Result<()> {
+            for door in doors {
+                if let Some(socket) = network.packets(*door) {
+                    let data = epoll::EventData::new_u64(network.number + *door as u64);
+                    epoll::add(&self.epoll, socket.as_fd(), data, epoll::EventFlags::IN)?;
+                }
+            }
+            Ok(())
         };
         let opened = network.dhcp4.open();
-        if let (Ok(true), Some(link)) = (&opened, network.dhcp4.link()) {
-            watch(link.dhcp.as_fd(), DHCP4)?;
-            watch(link.arp.as_fd(), ARP)?;
-        }
-        let advertising = network.ra.open();
-        if let (Ok(true), Some(socket)) = (&advertising, network.ra.packets()) {
-            watch(socket.as_fd(), RA)?;
+        if matches!(opened, Ok(true)) {
+            watch(network, &[Door::Arp, Door::Dhcp4])?;
         }
         let serving = network.dhcp6.open();
-        if let (Ok(true), Some(socket)) = (&serving, network.dhcp6.packets()) {
-            watch(socket.as_fd(), DHCP6)?;
+        if matches!(serving, Ok(true)) {
+            watch(network, &[Door::Dhcp6])?;
         }
-        let again = [
-            network.dhcp4.should_look_again(),
-            network.dhcp6.should_look_again(),
-            network.ra.should_look_again(),
-        ];
-        if again.contains(&true) {
+        let advertising = network.ra.open();
+        if matches!(advertising, Ok(true)) {
+            watch(network, &[Door::Ra])?;
+        }
+        if network.should_look_again() {
             self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
         }
-        opened.and(advertising).and(serving).map(drop)
+        opened.and(serving).and(advertising).map(drop)
     }
 
     fn network(&mut self, name: NetworkName) -> &mut Network {
@@ -438,13 +435,12 @@ impl Worker {
         self.networks.insert(name, network);
     }
 
-    /// The networks one kind of whose sockets has something to read.
-    fn having(&self, ready: &BTreeSet<u64>, which: u64) -> Vec<NetworkName> {
-        let numbers = ready
-            .iter()
-            .filter(|n| **n != BELL && *n % SOCKETS == which);
+    /// The networks at whose door somebody waits.
+    fn having(&self, ready: &BTreeSet<u64>, door: Door) -> Vec<NetworkName> {
+        let door = door as u64;
+        let numbers = ready.iter().filter(|n| **n != BELL && *n % SOCKETS == door);
         numbers
-            .filter_map(|n| self.by_number.get(&(n - which)).cloned())
+            .filter_map(|n| self.by_number.get(&(n - door)).cloned())
             .collect()
     }
 
