@@ -3,12 +3,15 @@
 #[path = "../../vnet-core/tests/firewall_case/mod.rs"]
 mod firewall_case;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use firewall_case::{cases, many, nth_port, world};
 use tests::{Ns, tool};
+use vnet_core::firewall::batch::batch;
 use vnet_core::firewall::{Change, Frame, Ruleset, compile};
+use vnet_core::host::Kernel;
 use vnet_core::host::nft::{Nft, NftError};
 use vnet_core::host::nft_watch::NftWatch;
 
@@ -99,7 +102,8 @@ fn listing(ns: &Ns) -> anyhow::Result<String> {
     Ok(text.lines().map(line).collect::<Vec<_>>().join("\n"))
 }
 
-/// From each case to each other: what is changed by elements is what a whole load gives.
+/// From each case to each other: what is changed by elements is what a whole load gives, whether nft changed them or
+/// the kernel was told directly.
 #[test]
 fn incremental_is_whole() -> anyhow::Result<()> {
     if !tool::ready("firewall::incremental_is_whole", &["nft"]) {
@@ -107,23 +111,37 @@ fn incremental_is_whole() -> anyhow::Result<()> {
     }
     let ns = Ns::new("fwinc")?;
     inside(&ns, async || {
-        let mut nft = Nft::new();
+        let mut kernel = Kernel::new()?;
         let all = compiled_cases();
         let mut now = Ruleset::default();
-        let mut by_elements = 0;
+        let (mut by_nft, mut direct) = (0, BTreeSet::new());
         for (name, desired) in all.iter().chain(all.iter().rev()) {
-            let change = now.change_to(desired);
-            by_elements += usize::from(matches!(change, Change::Elements(_)));
-            nft.apply(&change).await?;
-            now = observed(&nft).await?;
+            for change in by_set(now.change_to(desired)) {
+                match (&change, batch(&change)) {
+                    (Change::Elements(sets), Some(_)) => direct.extend(sets.iter().map(|c| c.set)),
+                    (Change::Elements(_), None) => by_nft += 1,
+                    (Change::None | Change::Whole(_), _) => {}
+                }
+                kernel.change_rules(&change).await?;
+            }
+            now = observed(kernel.nft()).await?;
             assert_eq!(&now, desired, "case {name}");
         }
-        assert!(
-            by_elements >= 4,
-            "only {by_elements} changes were of elements"
-        );
+        assert!(by_nft >= 4, "only {by_nft} changes were of prefixes");
+        assert!(direct.len() >= 10, "only {direct:?} were changed directly");
         Ok(())
     })
+}
+
+/// A change of elements set by set.
+fn by_set(change: Change) -> Vec<Change> {
+    match change {
+        Change::Elements(sets) => sets
+            .into_iter()
+            .map(|set| Change::Elements(vec![set]))
+            .collect(),
+        whole @ (Change::None | Change::Whole(_)) => vec![whole],
+    }
 }
 
 /// Whatever others do to our tables shows, and is repaired as a whole or by elements.
@@ -134,9 +152,11 @@ fn tampering_is_seen_and_repaired() -> anyhow::Result<()> {
     }
     let ns = Ns::new("fwtamper")?;
     inside(&ns, async || {
-        let mut nft = Nft::new();
+        let mut kernel = Kernel::new()?;
         let desired = compile(&many(2, 4));
-        nft.apply(&Ruleset::default().change_to(&desired)).await?;
+        kernel
+            .change_rules(&Ruleset::default().change_to(&desired))
+            .await?;
         for (tampering, whole) in [
             ("nft flush ruleset", true),
             ("nft delete table bridge vnet", true),
@@ -165,14 +185,18 @@ fn tampering_is_seen_and_repaired() -> anyhow::Result<()> {
             ("nft flush set bridge vnet vnet_port_mac", false),
         ] {
             ns.sh(tampering)?;
-            let change = observed(&nft).await?.change_to(&desired);
+            let change = observed(kernel.nft()).await?.change_to(&desired);
             match change {
                 Change::None => panic!("`{tampering}` was not seen"),
                 Change::Elements(_) => assert!(!whole, "`{tampering}`: {change:?}"),
                 Change::Whole(_) => assert!(whole, "`{tampering}` was repaired as a whole"),
             }
-            nft.apply(&change).await?;
-            assert_eq!(observed(&nft).await?, desired, "after `{tampering}`");
+            kernel.change_rules(&change).await?;
+            assert_eq!(
+                observed(kernel.nft()).await?,
+                desired,
+                "after `{tampering}`"
+            );
         }
         Ok(())
     })
@@ -193,12 +217,26 @@ fn a_refusal_bears_the_words_of_nft_and_changes_nothing() -> anyhow::Result<()> 
         nft.apply(&Ruleset::default().change_to(&one)).await?;
         nft.apply(&one.change_to(&two)).await?;
         // The kernel has `two`: taking away what is only in `two` works once.
-        nft.apply(&two.change_to(&one)).await?;
-        let Err(NftError::Refused(words)) = nft.apply(&two.change_to(&one)).await else {
+        let change = two.change_to(&one);
+        nft.apply(&change).await?;
+        let Err(NftError::Refused(words)) = nft.apply(&change).await else {
             panic!("a second deletion was taken");
         };
         assert!(words.contains("No such file or directory"), "{words}");
         assert_eq!(observed(&nft).await?, one);
+        // So it is where no nft is asked; and the addition of the same batch is not done either.
+        let mut kernel = Kernel::new()?;
+        let (Change::Elements(gone), Change::Elements(come)) = (change, one.change_to(&two)) else {
+            panic!("a port is more than elements");
+        };
+        assert!(batch(&Change::Elements(gone.clone())).is_some());
+        let both = Change::Elements(come.into_iter().chain(gone).collect());
+        let refused = kernel.change_rules(&both).await.map_err(|e| e.to_string());
+        let words = refused.expect_err("a second deletion was taken by the kernel");
+        assert!(words.contains("No such file or directory"), "{words}");
+        assert_eq!(observed(&nft).await?, one);
+        kernel.change_rules(&one.change_to(&two)).await?;
+        assert_eq!(observed(&nft).await?, two);
         Ok(())
     })
 }
@@ -211,17 +249,19 @@ fn changes_by_others_are_told() -> anyhow::Result<()> {
     }
     let ns = Ns::new("fwwatch")?;
     inside(&ns, async || {
-        let mut nft = Nft::new();
-        let mut watch = NftWatch::new(nft.children())?;
+        let mut kernel = Kernel::new()?;
+        let mut watch = NftWatch::new(kernel.nft().ours())?;
         let (one, two) = (compile(&many(1, 1)), compile(&many(1, 2)));
         let soon = Duration::from_secs(5);
         for theirs in [
             "nft add element inet vnet vnet_bridges '{ eth0 }'",
             "nft flush ruleset",
         ] {
-            let now = observed(&nft).await?;
-            nft.apply(&now.change_to(&one)).await?;
-            nft.apply(&one.change_to(&two)).await?;
+            let now = observed(kernel.nft()).await?;
+            kernel.change_rules(&now.change_to(&one)).await?;
+            let more = one.change_to(&two);
+            assert!(batch(&more).is_some(), "a port is plain elements");
+            kernel.change_rules(&more).await?;
             ns.sh("nft add table inet other; nft delete table inet other")?;
             // All that came so far is read before this ends, and nothing of it is told.
             let quiet = tokio::time::timeout(Duration::from_millis(300), watch.next()).await;

@@ -52,12 +52,25 @@ impl Driver {
             self.tools.leases.forget(network.clone(), port.mac).await;
         }
         done?;
+        self.own_names(&port).await;
         self.events.emit(
             "port.attached",
             Some(&port.key.home.to_string()),
             format!("port {} attached ({})", port.key, port.interface),
         );
         self.show_port(&port.key)
+    }
+
+    /// A guest that was there before its port may have more addresses than the port: from now on they bear its name.
+    async fn own_names(&self, port: &Port) {
+        let network = port.key.home.network();
+        let Some(network) = network.and_then(|name| self.world.networks.get(name)) else {
+            return;
+        };
+        if !network.subnets6.is_empty() {
+            let its = |l: &Lease| l.network == network.name && l.mac == Some(port.mac);
+            self.teach_names(its).await;
+        }
     }
 
     /// The port a wish stands for, with everything chosen that it left open.
@@ -106,8 +119,10 @@ impl Driver {
             addresses_fit(&network, &port)?;
             self.world.admits_port(&port)?;
             self.reserve_address(&network, &mut port).await?;
-            let leased = self.leased6(&network.name).await;
-            ipv6::learn(&self.world, &network, &leased, &mut port);
+            if !network.subnets6.is_empty() {
+                let leased = self.leased6(&network.name).await;
+                ipv6::learn(&self.world, &network, &leased, &mut port);
+            }
         }
         self.world.admits_port(&port)?;
         Ok(port)

@@ -41,7 +41,7 @@ impl Drift {
             Ok(watch) => drop(tokio::spawn(links(watch, sender.clone()))),
             Err(error) => blind(events, "links", &error),
         }
-        match NftWatch::new(kernel.nft().children()) {
+        match NftWatch::new(kernel.nft().ours()) {
             Ok(watch) => drop(tokio::spawn(rules(watch, sender))),
             Err(error) => blind(events, "the firewall", &error),
         }

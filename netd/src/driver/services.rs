@@ -65,7 +65,7 @@ impl Driver {
     pub(super) async fn tell(&mut self, news: Vec<(NetworkName, Told)>) {
         let names: Vec<_> = news.iter().map(|(name, _)| name.clone()).collect();
         self.tell_files(&names);
-        let (mut wanted, mut zones) = (Vec::new(), Vec::new());
+        let (mut wanted, mut zones, mut nameless) = (Vec::new(), Vec::new(), Vec::new());
         for (name, now) in news {
             let nothing = Told::default();
             let before = self.told.get(&name).unwrap_or(&nothing);
@@ -83,11 +83,18 @@ impl Driver {
                 wanted.push(now.wanted(&name, &bridge));
             }
             if now.zone != before.zone || restarted {
+                if now.zone.is_some() && before.zone.is_none() {
+                    nameless.push(name.clone());
+                }
                 zones.push((name.clone(), now.zone.clone(), bridge));
             }
             self.told.insert(name, now);
         }
         self.configure(wanted, zones).await;
+        if !nameless.is_empty() {
+            self.teach_names(|lease| nameless.contains(&lease.network))
+                .await;
+        }
         self.serve_files(&names);
         self.recall(&names);
     }
@@ -137,11 +144,6 @@ impl Driver {
             .chain(zones.iter().map(|z| &z.0))
             .cloned()
             .collect();
-        let fresh: Vec<NetworkName> = zones
-            .iter()
-            .filter(|z| z.1.is_some())
-            .map(|z| z.0.clone())
-            .collect();
         for name in &touched {
             self.warnings.remove(name);
         }
@@ -168,16 +170,12 @@ impl Driver {
                 .emit("service.failed", Some(name.as_str()), text.clone());
             self.warnings.entry(name).or_default().push(text);
         }
-        self.teach_names(&fresh).await;
     }
 
-    /// Gives DNS the names of leases that were there before it was (re)configured.
-    async fn teach_names(&self, networks: &[NetworkName]) {
-        if networks.is_empty() {
-            return;
-        }
+    /// Gives DNS the names of leases that were there before it served these networks.
+    pub(super) async fn teach_names(&self, which: impl Fn(&Lease) -> bool) {
         for lease in self.tools.leases.list().await {
-            if networks.contains(&lease.network) {
+            if which(&lease) {
                 self.name(&lease, Change::Added);
             }
         }
@@ -230,8 +228,8 @@ impl Driver {
             Ok(news) => news.iter().for_each(|event| self.one_lease_event(event)),
             // Names may have been missed: teach all of them again.
             Err(RecvError::Lagged(_)) => {
-                let all: Vec<NetworkName> = self.world.active.iter().cloned().collect();
-                self.teach_names(&all).await;
+                self.teach_names(|lease| self.world.active.contains(&lease.network))
+                    .await;
             }
             Err(RecvError::Closed) => std::future::pending().await,
         }

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! World --compile--> Ruleset --change_to--> Change --render--> JSON for `nft -j -f -`   (host::nft runs it)
-//!                       ^------------------------- read back: elements exactly, rules by their tag
+//!                       ^                         +--batch--> elements for the kernel itself (host::worker)
+//!                       +------------------------- read back: elements exactly, rules by their tag
 //! ```
 //!
 //! | where | what |
@@ -19,9 +20,11 @@
 //! | `guard`, `hold` | what a port may send; what it is held to, for the kernel and for our switch |
 //! | `read` | what nft prints, as a ruleset |
 //! | `render` | nft's JSON (feature `host`) |
+//! | `batch` | a change of elements as nf_tables takes it |
 //!
 //! Not here: running nft or watching the kernel (`host::nft`), sysctls and bridge flags (`plan`).
 
+pub mod batch;
 mod forward;
 mod guard;
 mod hold;

@@ -10,7 +10,7 @@
 //! | `link`, `address`, `route`, `sysctl` | one step each |
 //! | `tap` | the ioctls |
 //! | `neighbour`, `neighbour_watch` | who has been heard, and who is heard |
-//! | `nft`, `nft_watch` | the firewall, by running nft; what others do to it |
+//! | `nft`, `nft_watch` | the firewall's rules, by running nft; what others do to it |
 //! | `survey` | what the host has that is not ours |
 //! | `watch` | what changes behind our back |
 
@@ -34,6 +34,7 @@ use std::io;
 pub use neighbour::Neighbour;
 pub use survey::{Overlap, Taken};
 
+use crate::firewall::{Change, batch};
 use crate::plan::{Host, HostState, Scope, Step, StepError};
 use crate::types::IfName;
 use worker::Desk;
@@ -51,9 +52,10 @@ impl Kernel {
     /// # Errors
     /// When there is no rtnetlink to be had.
     pub fn new() -> io::Result<Self> {
+        let nft = nft::Nft::new();
         Ok(Self {
-            desk: Desk::open()?,
-            nft: nft::Nft::new(),
+            desk: Desk::open(nft.ours())?,
+            nft,
         })
     }
 
@@ -74,6 +76,19 @@ impl Kernel {
         self.desk.run(move |worker| worker.neighbours(&dev)).await?
     }
 
+    /// Changes the firewall in one transaction: plain elements at once, all else by nft.
+    ///
+    /// # Errors
+    /// When it is refused; then nothing was changed.
+    pub async fn change_rules(&mut self, change: &Change) -> Result<(), StepError> {
+        if let Some(batch) = batch::batch(change) {
+            let done = self.desk.run(move |worker| worker.change_elements(&batch));
+            return done.await?;
+        }
+        let done = self.nft.apply(change).await;
+        done.map_err(|error| StepError(error.to_string()))
+    }
+
     /// The firewall's runner, which knows the changes that are our own.
     #[must_use]
     pub const fn nft(&self) -> &nft::Nft {
@@ -81,13 +96,12 @@ impl Kernel {
     }
 }
 
-/// Links, addresses and sysctls go by netlink on a thread of their own; the firewall goes by nft. A look at some links
+/// Links, addresses, sysctls and elements of sets go by netlink on a thread of their own; rules go by nft. A look at some links
 /// does not list the firewall: its transactions are all or nothing, and what others do to it is noticed.
 impl Host for Kernel {
     async fn apply(&mut self, step: &Step) -> Result<(), StepError> {
         if let Step::Firewall { change, .. } = step {
-            let done = self.nft.apply(change).await;
-            return done.map_err(|error| StepError(error.to_string()));
+            return self.change_rules(change).await;
         }
         let step = step.clone();
         self.desk.run(move |worker| worker.take(&step)).await?

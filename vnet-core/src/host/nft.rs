@@ -1,5 +1,6 @@
-//! The one place that runs `nft`: changes go in as JSON on its standard input, one transaction a call, and its own
-//! words come back in the error. Only our two tables are ever changed or read back.
+//! The one place that runs `nft`: changes of rules go in as JSON on its standard input, one transaction a call, and its
+//! own words come back in the error. Only our two tables are ever changed or read back. Changes of plain elements take
+//! no nft: [`crate::firewall::batch`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -12,7 +13,7 @@ use tokio::process::Command;
 
 use crate::firewall::{Change, Ruleset, Table, read, render};
 
-/// How many of our own nft processes are remembered: more than can be under way.
+/// How many of our own processes are remembered: more than can be under way.
 const REMEMBERED: usize = 64;
 
 /// What went wrong with nft.
@@ -34,20 +35,23 @@ pub enum NftError {
     Strange(#[from] serde_json::Error),
 }
 
-/// The pids of our own nft processes, so that [`super::nft_watch`] knows our changes from those of others.
+/// Which processes and threads change the firewall for us, so that [`super::nft_watch`] knows our changes from those of others.
 #[derive(Debug, Clone, Default)]
-pub struct Children(Arc<Mutex<VecDeque<u32>>>);
+pub struct Ours(Arc<Mutex<VecDeque<i32>>>);
 
-impl Children {
-    /// Whether that process was one of ours.
+impl Ours {
+    /// Whether that one is ours.
     #[must_use]
-    pub fn contains(&self, pid: u32) -> bool {
+    pub fn contains(&self, pid: i32) -> bool {
         let pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         pids.contains(&pid)
     }
 
-    fn remember(&self, pid: u32) {
+    pub(super) fn remember(&self, pid: i32) {
         let mut pids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pids.contains(&pid) {
+            return;
+        }
         if pids.len() == REMEMBERED {
             pids.pop_front();
         }
@@ -58,7 +62,7 @@ impl Children {
 /// The nftables of the network namespace that the calling thread is in.
 #[derive(Debug, Clone, Default)]
 pub struct Nft {
-    children: Children,
+    ours: Ours,
 }
 
 impl Nft {
@@ -68,10 +72,10 @@ impl Nft {
         Self::default()
     }
 
-    /// The pids of the processes that make our changes.
+    /// Those that make our changes.
     #[must_use]
-    pub fn children(&self) -> Children {
-        self.children.clone()
+    pub fn ours(&self) -> Ours {
+        self.ours.clone()
     }
 
     /// Makes a change, in one transaction.
@@ -122,8 +126,8 @@ impl Nft {
 
     async fn run(&self, argv: &[&str], input: &[u8]) -> Result<Output, NftError> {
         let mut child = spawn(argv)?;
-        if let Some(pid) = child.id() {
-            self.children.remember(pid);
+        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            self.ours.remember(pid);
         }
         let stdin = child.stdin.take();
         let feed = async {

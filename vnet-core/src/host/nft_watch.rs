@@ -1,7 +1,7 @@
 //! Who else changes our tables, as the kernel tells it.
 //!
 //! nf_tables announces each transaction: its objects, then one message with the generation and the process behind it.
-//! A transaction that touched our tables and was not made by one of our own nft processes is told. The caller then
+//! A transaction that touched our tables and was not made by us is told. The caller then
 //! observes and calls `diff`; nothing is judged here.
 
 use std::io;
@@ -11,7 +11,7 @@ use rtnetlink::sys::{
 };
 use rustix::net::sockopt;
 
-use super::nft::Children;
+use super::nft::Ours;
 use super::socket::pieces;
 use crate::firewall::Table;
 
@@ -37,7 +37,7 @@ pub struct Touched;
 /// A subscription to the firewall's changes in the network namespace it was made in.
 pub struct NftWatch {
     socket: TokioSocket,
-    ours: Children,
+    ours: Ours,
     transaction: Transaction,
 }
 
@@ -52,7 +52,7 @@ impl NftWatch {
     ///
     /// # Errors
     /// When the kernel has no nf_tables.
-    pub fn new(ours: Children) -> io::Result<Self> {
+    pub fn new(ours: Ours) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
         let raw = socket.socket_mut();
         raw.bind(&SocketAddr::new(0, 0))?;
@@ -88,7 +88,7 @@ impl NftWatch {
 
 impl Transaction {
     /// Reads a datagram; whether it ends a transaction of somebody else's that touched our tables.
-    fn take(&mut self, datagram: &[u8], is_ours: impl Fn(u32) -> bool) -> bool {
+    fn take(&mut self, datagram: &[u8], is_ours: impl Fn(i32) -> bool) -> bool {
         let mut touched = false;
         for piece in pieces(datagram) {
             if piece.len() < HEADERS || piece[5] != SUBSYSTEM {
@@ -102,7 +102,7 @@ impl Transaction {
             }
             let pid = attribute(&piece[HEADERS..], PROCESS)
                 .and_then(|bytes| bytes.try_into().ok())
-                .map(u32::from_be_bytes);
+                .map(i32::from_be_bytes);
             touched |= self.touches_us && !pid.is_some_and(&is_ours);
             self.touches_us = false;
         }

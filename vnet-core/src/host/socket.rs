@@ -1,4 +1,4 @@
-//! One blocking rtnetlink socket: a request and its answer, with the kernel's own words when it refuses.
+//! One blocking netlink socket: a request and its answer, with the kernel's own words when it refuses.
 //!
 //! The kernel does what a request asks *inside* the send call and has the answer ready when it returns, so a blocking
 //! socket on a thread of its own is as fast as any pipeline; an async one would only stall its runtime in the send.
@@ -11,7 +11,12 @@ use rtnetlink::packet_core::{
     NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::sys::{self, protocols::NETLINK_ROUTE};
+use rtnetlink::sys::{
+    self,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
+
+use crate::firewall::batch::Batch;
 
 /// Large enough for the biggest piece of a dump that the kernel sends.
 const RECEIVE: usize = 64 * 1024;
@@ -93,19 +98,54 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new() -> io::Result<Self> {
-        let mut raw = sys::Socket::new(NETLINK_ROUTE)?;
+    /// To rtnetlink.
+    pub(super) fn routes() -> io::Result<Self> {
+        let socket = Self::open(NETLINK_ROUTE)?;
+        // Lets the kernel filter dumps (by protocol, by link); older ones send everything, which is filtered again.
+        let _ = socket.raw.set_netlink_get_strict_chk(true);
+        Ok(socket)
+    }
+
+    /// To nf_tables.
+    pub(super) fn rules() -> io::Result<Self> {
+        Self::open(NETLINK_NETFILTER)
+    }
+
+    fn open(protocol: isize) -> io::Result<Self> {
+        let mut raw = sys::Socket::new(protocol)?;
         raw.bind_auto()?;
         raw.connect(&sys::SocketAddr::new(0, 0))?;
         raw.set_cap_ack(true)?;
         raw.set_ext_ack(true)?;
-        // Lets the kernel filter dumps (by protocol, by link); older ones send everything, which is filtered again.
-        let _ = raw.set_netlink_get_strict_chk(true);
         Ok(Self {
             raw,
             sequence: 0,
             buffer: Vec::with_capacity(RECEIVE),
         })
+    }
+
+    /// Sends a batch. All its answers are there when the send returns, so that none is waited for or left behind.
+    pub(super) fn batch(&mut self, batch: &Batch) -> Result<(), Refusal> {
+        self.raw.send(&batch.bytes, 0)?;
+        let mut acknowledged = 0;
+        let mut refused = None;
+        loop {
+            self.buffer.clear();
+            match self.raw.recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok(_) => match Answer::default().take(&self.buffer, 0) {
+                    Ok(done) => acknowledged += usize::from(done),
+                    Err(refusal) => refused = refused.or(Some(refusal)),
+                },
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match refused {
+            Some(refusal) => Err(refusal),
+            None if acknowledged == batch.acknowledged => Ok(()),
+            None => Err(io::Error::from_raw_os_error(libc::EPROTO).into()),
+        }
     }
 
     /// Sends a command and waits until the kernel has done it.

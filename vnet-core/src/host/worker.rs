@@ -12,9 +12,11 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 use tokio::sync::oneshot;
 
+use super::nft::Ours;
 use super::socket::{Refusal, Socket};
 use super::sysctl;
 use super::tap::TapError;
+use crate::firewall::batch::Batch;
 use crate::plan::{Step, StepError, Sysctl};
 use crate::types::IfName;
 
@@ -51,8 +53,8 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn open() -> io::Result<Self> {
-        let mut worker = Worker::new()?;
+    pub(super) fn open(ours: Ours) -> io::Result<Self> {
+        let mut worker = Worker::new(ours)?;
         let (jobs, inbox) = mpsc::channel::<Job>();
         std::thread::Builder::new()
             .name("kernel".to_owned())
@@ -75,13 +77,16 @@ impl Desk {
 
 pub(super) struct Worker {
     pub(super) socket: Socket,
+    /// To nf_tables, once it was needed: a kernel may lack it.
+    rules: Option<Socket>,
+    ours: Ours,
     names: OwnedFd,
     /// Whether the kernel keeps a protocol number with each address (Linux 5.18).
     pub(super) marks_addresses: bool,
 }
 
 impl Worker {
-    fn new() -> io::Result<Self> {
+    fn new(ours: Ours) -> io::Result<Self> {
         let names = socket_with(
             AddressFamily::INET,
             SocketType::DGRAM,
@@ -89,7 +94,9 @@ impl Worker {
             None,
         )?;
         Ok(Self {
-            socket: Socket::new()?,
+            socket: Socket::routes()?,
+            rules: None,
+            ours,
             names,
             marks_addresses: kernel_is_at_least(5, 18),
         })
@@ -107,6 +114,22 @@ impl Worker {
     pub(super) fn name(&self, index: u32) -> Option<IfName> {
         let name = netdevice::index_to_name(&self.names, index).ok()?;
         name.parse().ok()
+    }
+
+    /// Changes elements of our sets, all or none.
+    pub(super) fn change_elements(&mut self, batch: &Batch) -> Result<(), Failure> {
+        // The kernel tells of a transaction with the number of the thread that made it.
+        self.ours
+            .remember(rustix::thread::gettid().as_raw_nonzero().get());
+        let socket = match &mut self.rules {
+            Some(socket) => socket,
+            none => none.insert(Socket::rules().map_err(Refusal::from)?),
+        };
+        socket.batch(batch).map_err(|refusal| {
+            Failure::text(format!(
+                "the firewall refused, and nothing was changed: {refusal}"
+            ))
+        })
     }
 
     /// Takes one step, whole or not at all.
