@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Parser;
@@ -20,6 +20,8 @@ use vnet_core::types::Mac;
 
 /// Addresses that the switch of one network learns.
 const ADDRESSES: usize = 16 * 1024;
+/// A tap that is busy for longer is somebody else's.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// A virtio-net device over vhost-user.
 ///
@@ -106,12 +108,27 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn open_tap(name: &str, mtu: Option<u16>) -> anyhow::Result<Tap> {
-    let (tap, created) = Tap::open(name).with_context(|| format!("tap {name}"))?;
+    let (tap, created) = free_tap(name).with_context(|| format!("tap {name}"))?;
     if created {
         tap.bring_up(mtu)
             .with_context(|| format!("bringing up tap {name}"))?;
     }
     Ok(tap)
+}
+
+/// A predecessor that was killed lets go of its tap last of all: give it a moment.
+fn free_tap(name: &str) -> io::Result<(Tap, bool)> {
+    let deadline = Instant::now() + LETTING_GO;
+    loop {
+        match Tap::open(name) {
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// A network: a switch with the tap as its first port.

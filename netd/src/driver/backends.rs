@@ -1,7 +1,8 @@
 //! The processes that serve vhost-user ports: one a home, started here, adopted after a restart of netd.
 //!
 //! A `virtio-net-backend` outlives the daemon on purpose: a killed or upgraded netd finds it by its control socket and
-//! only makes its ports what the world says. One that dies is started anew at once; its guests' VMMs reconnect.
+//! only makes its ports what the world says. One that dies is started anew at once, and given the sessions that netd
+//! kept for it ([`keeper`](super::keeper)): its guests' VMMs notice nothing. Where that cannot be, they reconnect.
 //!
 //! ```text
 //!   RUN/vhost/<uplink>/control      one JSON line a command; the peer's pid is the process
@@ -29,6 +30,7 @@ use vnet_core::model::{Home, Port, PortKind, World};
 use vnet_core::types::Mtu;
 
 use super::Driver;
+use super::keeper::{Keeper, Kept, KeptPort, MOST_FDS};
 
 /// A process answers, or comes up, within this time.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -38,8 +40,25 @@ pub(super) struct Backends {
     program: PathBuf,
     folder: PathBuf,
     watched: BTreeSet<Home>,
-    deaths: (mpsc::Sender<Home>, mpsc::Receiver<Home>),
+    deaths: (mpsc::Sender<Death>, mpsc::Receiver<Death>),
+    /// Homes whose process could not be had, and how long we wait before the next try.
+    pauses: BTreeMap<Home, Duration>,
 }
+
+/// A process ended, or could not be had.
+pub(super) struct Death {
+    home: Home,
+    /// What was kept of it; `None` where there was none and it is to be tried again.
+    left: Option<Kept>,
+}
+
+/// How often it is asked within that time.
+const STEP: Duration = Duration::from_millis(5);
+/// Before a process that could not be had is tried again.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Who dies as soon as this may have died of a session that was given to it.
+const TOO_SOON: Duration = Duration::from_secs(1);
 
 /// What a port must be in its process.
 #[derive(PartialEq, Eq)]
@@ -57,6 +76,7 @@ impl Backends {
             folder: run_dir.join("vhost"),
             watched: BTreeSet::new(),
             deaths: mpsc::channel(64),
+            pauses: BTreeMap::new(),
         }
     }
 
@@ -71,11 +91,13 @@ impl Backends {
     }
 
     /// The next process that died: its ports must be served anew.
-    pub(super) async fn death(&mut self) -> Home {
+    pub(super) async fn death(&mut self) -> Death {
         match self.deaths.1.recv().await {
-            Some(home) => {
-                self.watched.remove(&home);
-                home
+            Some(death) => {
+                if death.left.is_some() {
+                    self.watched.remove(&death.home);
+                }
+                death
             }
             None => std::future::pending().await,
         }
@@ -90,25 +112,29 @@ impl Backends {
         ports.map(|p| p.key.home.clone()).collect()
     }
 
-    /// Makes the process of a home serve exactly its live vhost-user ports; without any, there is no process.
+    /// Makes the process of a home serve exactly its live vhost-user ports; without any, there is no process. A new one
+    /// goes on with what its predecessor `left`. Whether one was started.
     ///
     /// # Errors
     /// A sentence that says what to do.
-    pub(super) fn serve(&mut self, home: &Home, world: &World) -> Result<(), String> {
+    pub(super) fn serve(
+        &mut self,
+        home: &Home,
+        world: &World,
+        mut left: Kept,
+    ) -> Result<bool, String> {
         let wanted = wanted(world, home);
         let folder = self.folder(home);
-        let mut line = match (Line::open(&folder), wanted.is_empty()) {
-            (Ok(line), true) => return line.end(&folder).map_err(|e| e.to_string()),
-            (Ok(line), false) => line,
-            (Err(_), true) => return Ok(()),
-            (Err(_), false) => self.start(home, &folder)?,
-        };
-        let served = line
-            .ports()
-            .and_then(|ports| line.mend(home).map(|()| ports))
-            .map_err(|e| format!("the backend of {home} does not answer: {e}"))?;
+        if wanted.is_empty() {
+            let alive = Line::open(&folder);
+            return alive.map_or(Ok(false), |line| {
+                line.end(&folder).map(|()| false).map_err(|e| e.to_string())
+            });
+        }
+        let (mut line, served, started) = self.reach(home, &folder)?;
+        line.mend(home).map_err(|e| silent(home, &e))?;
         for name in served.iter().filter(|name| !wanted.contains_key(*name)) {
-            line.ask(&json!({ "op": "remove-port", "name": name }), None)
+            line.ask(&json!({ "op": "remove-port", "name": name }), &[])
                 .map_err(|e| e.to_string())?;
             let _ = std::fs::remove_file(folder.join(format!("{name}.sock")));
         }
@@ -116,12 +142,28 @@ impl Backends {
             let done = if served.contains(name) {
                 set(&mut line, port)
             } else {
-                self.add(&mut line, port)
+                self.add(&mut line, port, left.remove(name))
             };
             done.map_err(|e| format!("port {}: {e}", port.port.key))?;
         }
-        self.watch(home, &folder);
-        Ok(())
+        self.watch(home, &mut line).map_err(|e| e.to_string())?;
+        Ok(started)
+    }
+
+    /// The process, with the ports it has, and whether it was started for that. One that ends while we speak to it is
+    /// waited for.
+    fn reach(&self, home: &Home, folder: &Path) -> Result<(Line, BTreeSet<String>, bool), String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Ok(mut line) = Line::open(folder) else {
+                return Ok((self.start(home, folder)?, BTreeSet::new(), true));
+            };
+            match line.ports() {
+                Ok(ports) => return Ok((line, ports, false)),
+                Err(e) if Instant::now() > deadline => return Err(silent(home, &e)),
+                Err(_) => std::thread::sleep(STEP),
+            }
+        }
     }
 
     fn start(&self, home: &Home, folder: &Path) -> Result<Line, String> {
@@ -164,13 +206,29 @@ impl Backends {
                     PATIENCE.as_secs()
                 ));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(STEP);
         }
     }
 
-    /// The socket is made here, so that a plain user may be its owner; the process gets it open.
-    fn add(&self, line: &mut Line, wanted: &Wanted<'_>) -> io::Result<()> {
+    /// The port in its process, which gets its socket open: what a predecessor had, or a new one.
+    fn add(&self, line: &mut Line, wanted: &Wanted<'_>, left: Option<KeptPort>) -> io::Result<()> {
         let port = wanted.port;
+        let mut ask = json!({
+            "op": "add-port", "name": port.key.name, "mac": port.mac, "queues": port.queues, "mtu": wanted.mtu,
+            "isolated": port.isolated, "guard": wanted.hold,
+        });
+        let left = left.filter(|_| self.socket(port).exists());
+        let Some(left) = left else {
+            let listener = self.listen(port)?;
+            return line.ask(&ask, &[listener.as_fd()]).map(drop);
+        };
+        ask["session"] = left.session;
+        let fds: Vec<_> = left.fds.iter().map(AsFd::as_fd).collect();
+        line.ask(&ask, &fds).map(drop)
+    }
+
+    /// The socket is made here, so that a plain user may be its owner.
+    fn listen(&self, port: &Port) -> io::Result<UnixListener> {
         let path = self.socket(port);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -181,40 +239,52 @@ impl Backends {
         if let PortKind::VhostUser { owner: Some(owner) } = port.kind {
             std::os::unix::fs::chown(&path, Some(owner.uid), None)?;
         }
-        let ask = json!({
-            "op": "add-port", "name": port.key.name, "mac": port.mac, "queues": port.queues, "mtu": wanted.mtu,
-            "isolated": port.isolated, "guard": wanted.hold,
-        });
-        line.ask(&ask, Some(listener.as_fd())).map(drop)
+        Ok(listener)
     }
 
-    /// Tells of the process's death, once.
-    fn watch(&mut self, home: &Home, folder: &Path) {
-        if self.watched.contains(home) {
-            return;
-        }
-        let Ok(stream) = UnixStream::connect(folder.join("control")) else {
-            return;
-        };
-        let (sender, dead) = (self.deaths.0.clone(), home.clone());
-        self.watched.insert(home.clone());
+    /// Comes back to a home whose process cannot be had: soon, then at ever longer intervals.
+    fn try_later(&mut self, home: &Home) {
+        let pause = self.pauses.get(home).map_or(FIRST_PAUSE, |last| 2 * *last);
+        let pause = pause.min(LONGEST_PAUSE);
+        self.pauses.insert(home.clone(), pause);
+        let (sender, home) = (self.deaths.0.clone(), home.clone());
         tokio::spawn(async move {
-            if stream.set_nonblocking(true).is_ok()
-                && let Ok(stream) = tokio::net::UnixStream::from_std(stream)
-            {
-                // The process never speaks unasked: whatever comes is its end.
-                let _ = stream.readable().await;
-            }
-            let _ = sender.send(dead).await;
+            tokio::time::sleep(pause).await;
+            let _ = sender.send(Death { home, left: None }).await;
         });
     }
+
+    /// Keeps the process's sessions, and tells of its death with them, once.
+    fn watch(&mut self, home: &Home, line: &mut Line) -> io::Result<()> {
+        if self.watched.contains(home) {
+            return Ok(());
+        }
+        let (keeper, its_end) = Keeper::pair()?;
+        line.ask(&json!({ "op": "keep" }), &[its_end.as_fd()])?;
+        let (sender, home) = (self.deaths.0.clone(), home.clone());
+        self.watched.insert(home.clone());
+        let began = Instant::now();
+        tokio::spawn(async move {
+            let mut left = keeper.until_death().await;
+            if began.elapsed() < TOO_SOON {
+                left.forget_sessions();
+            }
+            let left = Some(left);
+            let _ = sender.send(Death { home, left }).await;
+        });
+        Ok(())
+    }
+}
+
+fn silent(home: &Home, why: &io::Error) -> String {
+    format!("the backend of {home} does not answer: {why}")
 }
 
 /// What a process serves already it keeps, on today's terms.
 fn set(line: &mut Line, wanted: &Wanted<'_>) -> io::Result<()> {
     let port = wanted.port;
     let ask = json!({ "op": "set-port", "name": port.key.name, "isolated": port.isolated, "guard": wanted.hold });
-    line.ask(&ask, None).map(drop)
+    line.ask(&ask, &[]).map(drop)
 }
 
 /// A home's live vhost-user ports, by name.
@@ -239,7 +309,7 @@ impl Driver {
             .collect();
         for home in homes {
             if wanted(before, &home) != wanted(&self.world, &home) {
-                self.serve_home(&home);
+                self.serve_home(&home, Kept::default());
             }
         }
     }
@@ -247,29 +317,43 @@ impl Driver {
     /// The kernel was put right: who lost the tap by which it hangs on its bridge gets it anew.
     pub(super) fn mend_vhost(&mut self) {
         for home in Backends::homes(&self.world) {
-            self.serve_home(&home);
+            self.serve_home(&home, Kept::default());
         }
     }
 
-    /// A process died: serve its ports anew.
-    pub(super) fn revive(&mut self, home: &Home) {
-        if wanted(&self.world, home).is_empty() {
+    /// A process died, or nobody kept it any more: serve its ports, anew if need be.
+    pub(super) fn revive(&mut self, Death { home, left }: Death) {
+        if wanted(&self.world, &home).is_empty() {
             return;
         }
-        self.events.emit(
-            "backend.died",
-            Some(&home.to_string()),
-            format!("the backend of {home} died and is started anew"),
-        );
-        self.serve_home(home);
+        let started = self.serve_home(&home, left.unwrap_or_default());
+        if started {
+            self.events.emit(
+                "backend.died",
+                Some(&home.to_string()),
+                format!("the backend of {home} died and was started anew"),
+            );
+        }
     }
 
-    fn serve_home(&mut self, home: &Home) {
-        if let Err(why) = self.backends.serve(home, &self.world) {
-            self.events
-                .emit("backend.failed", Some(&home.to_string()), why.clone());
-            if let Some(network) = home.network() {
-                self.warnings.entry(network.clone()).or_default().push(why);
+    /// Whether a process was started for that. What fails is tried again by and by.
+    fn serve_home(&mut self, home: &Home, left: Kept) -> bool {
+        match self.backends.serve(home, &self.world, left) {
+            Ok(started) => {
+                self.backends.pauses.remove(home);
+                started
+            }
+            Err(why) => {
+                self.events
+                    .emit("backend.failed", Some(&home.to_string()), why.clone());
+                if let Some(network) = home.network() {
+                    let known = self.warnings.entry(network.clone()).or_default();
+                    if !known.contains(&why) {
+                        known.push(why);
+                    }
+                }
+                self.backends.try_later(home);
+                false
             }
         }
     }
@@ -300,25 +384,18 @@ impl Line {
         })
     }
 
-    /// One command, one answer; an open socket may go with it.
-    fn ask(&mut self, command: &Value, with: Option<BorrowedFd<'_>>) -> io::Result<Value> {
+    /// One command, one answer; open files may go with it.
+    fn ask(&mut self, command: &Value, with: &[BorrowedFd<'_>]) -> io::Result<Value> {
         let mut line = serde_json::to_vec(command)?;
         line.push(b'\n');
-        match with {
-            Some(fd) => {
-                let fds = [fd];
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                control.push(SendAncillaryMessage::ScmRights(&fds));
-                sendmsg(
-                    &self.stream,
-                    &[IoSlice::new(&line)],
-                    &mut control,
-                    SendFlags::NOSIGNAL,
-                )?;
-            }
-            None => self.stream.write_all(&line)?,
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !with.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(with));
         }
+        let slices = [IoSlice::new(&line)];
+        let sent = sendmsg(&self.stream, &slices, &mut control, SendFlags::NOSIGNAL)?;
+        self.stream.write_all(&line[sent..])?;
         let mut answer = String::new();
         self.reader.read_line(&mut answer)?;
         let answer: Value = serde_json::from_str(&answer)?;
@@ -335,17 +412,17 @@ impl Line {
 
     /// Hands it a new end of the uplink, if the interface behind the one it has was deleted.
     fn mend(&mut self, home: &Home) -> io::Result<()> {
-        let answer = self.ask(&json!({ "op": "list" }), None)?;
+        let answer = self.ask(&json!({ "op": "list" }), &[])?;
         if answer["uplink-attached"] != json!(false) {
             return Ok(());
         }
         let tap = tap::open(&home.uplink(), false, NonZeroU16::MIN).map_err(io::Error::other)?;
-        let tap = tap.first().map(AsFd::as_fd);
-        self.ask(&json!({ "op": "set-uplink" }), tap).map(drop)
+        let tap: Vec<_> = tap.first().map(AsFd::as_fd).into_iter().collect();
+        self.ask(&json!({ "op": "set-uplink" }), &tap).map(drop)
     }
 
     fn ports(&mut self) -> io::Result<BTreeSet<String>> {
-        let answer = self.ask(&json!({ "op": "list" }), None)?;
+        let answer = self.ask(&json!({ "op": "list" }), &[])?;
         let ports = answer["ports"].as_array().into_iter().flatten();
         Ok(ports
             .filter_map(|p| p["name"].as_str().map(str::to_owned))

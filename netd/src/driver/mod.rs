@@ -29,6 +29,7 @@ mod change;
 mod command;
 mod events;
 mod ipv6;
+mod keeper;
 mod leases;
 mod networks;
 mod ports;
@@ -151,7 +152,7 @@ impl Driver {
                     None => return,
                 },
                 scope = drift.settled() => self.reconcile(&scope).await,
-                home = self.backends.death() => self.revive(&home),
+                death = self.backends.death() => self.revive(death),
                 event = leases.recv() => self.lease_event(event).await,
                 heard = ear.next() => self.heard(heard).await,
             }

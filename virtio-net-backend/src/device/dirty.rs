@@ -23,6 +23,12 @@ impl DirtyLog {
         Self { region }
     }
 
+    /// The memory.
+    #[must_use]
+    pub fn region(&self) -> &MmapRegion {
+        &self.region
+    }
+
     /// Marks `[addr, addr + len)` as written. What lies beyond the log is not marked: the frontend made the log too
     /// small, which harms its own migration only.
     pub fn mark(&self, addr: u64, len: u64) {

@@ -263,13 +263,21 @@ impl Device {
         index: u16,
         setup: QueueState,
     ) -> Result<(), Refused> {
+        let next_used = self.used_index(setup.used_ring)?;
+        self.start_queue(index, QueueState { next_used, ..setup })
+    }
+
+    /// The used index that the driver sees in a used ring.
+    ///
+    /// # Errors
+    /// When there is no memory yet, or the ring is not in it.
+    pub fn used_index(&self, used_ring: u64) -> Result<u16, Refused> {
         let memory = self.memory.as_ref().ok_or(Refused::NoMemory)?;
-        let at = setup.used_ring.checked_add(2).ok_or(Fault::Setup)?;
+        let at = used_ring.checked_add(2).ok_or(Fault::Setup)?;
         let mut used = [0; 2];
         let read = memory.whole(at, 2).map(|slice| slice.read(&mut used));
         read.ok_or(Fault::Setup)?;
-        let next_used = u16::from_le_bytes(used);
-        self.start_queue(index, QueueState { next_used, ..setup })
+        Ok(u16::from_le_bytes(used))
     }
 
     /// Stops a queue (RING_RESET, GET_VRING_BASE) and says where it stood; `None` when it did not run.

@@ -1,5 +1,6 @@
 //! What the commands of the control socket do.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -8,19 +9,21 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::control::{AddPort, Answer, Command, LimitSpec, RateSpec, SetPort};
+use super::keeper::Keeper;
 use super::network::Middle;
 use super::port::{Door, Port};
 use super::worker::Worker;
 use crate::device::{Features, Settings};
 use crate::switch::{self, Guard, Limit, PortIndex, Rate};
+use crate::transport::vhost_user::Kept;
 use vnet_core::firewall::Hold;
 use vnet_core::types::Mac;
 
 impl Worker {
-    /// Carries out a command; `fd` is the one that came with it.
-    pub fn obey(&mut self, command: Command, fd: Option<OwnedFd>) -> Answer {
+    /// Carries out a command and takes the fds that belong to it.
+    pub fn obey(&mut self, command: Command, fds: &mut VecDeque<OwnedFd>) -> Answer {
         match command {
-            Command::AddPort(port) => match self.add_port(&port, fd) {
+            Command::AddPort(port) => match self.add_port(&port, fds) {
                 Ok(number) => Answer::done(json!({ "number": number })),
                 Err(error) => Answer::refused(error),
             },
@@ -35,10 +38,17 @@ impl Worker {
                 }
                 None => Answer::refused(format!("there is no port {name}")),
             },
-            Command::SetUplink => match fd.map(|fd| self.set_uplink(fd)) {
+            Command::SetUplink => match fds.pop_front().map(|fd| self.set_uplink(fd)) {
                 Some(Ok(())) => Answer::done(json!(null)),
                 Some(Err(error)) => Answer::refused(error),
                 None => Answer::refused("an open tap must come with it"),
+            },
+            Command::Keep => match fds.pop_front() {
+                Some(fd) => {
+                    self.keep_by(Keeper::new(fd));
+                    Answer::done(json!(null))
+                }
+                None => Answer::refused("a socket must come with it"),
             },
             Command::List => self.list(),
             Command::Stats => self.stats(),
@@ -58,14 +68,18 @@ impl Worker {
         }
     }
 
-    fn add_port(&mut self, spec: &AddPort, fd: Option<OwnedFd>) -> io::Result<u16> {
+    fn add_port(&mut self, spec: &AddPort, fds: &mut VecDeque<OwnedFd>) -> io::Result<u16> {
+        let opened = spec.socket.is_none() && spec.connect.is_none();
+        let listener = if opened { fds.pop_front() } else { None };
+        let count = spec.session.as_ref().map_or(0, Kept::fds);
+        let kept_fds = fds.drain(..count.min(fds.len())).collect();
         if self.number_of(&spec.name).is_some() {
             return Err(io::Error::other(format!(
                 "there is a port {} already",
                 spec.name
             )));
         }
-        let door = door(spec, fd)?;
+        let door = door(spec, listener)?;
         let settings = Settings {
             mac: spec.mac.0,
             mtu: spec.mtu,
@@ -88,7 +102,13 @@ impl Worker {
                 .ok_or_else(|| io::Error::other("no port is free"))?,
         };
         let number = u16::try_from(index.index()).map_err(io::Error::other)?;
-        let added = self.add(number, Port::new(spec.name.clone(), settings, door));
+        let mut port = Port::new(spec.name.clone(), settings, door);
+        if let Some(kept) = &spec.session
+            && let Err(why) = port.resume(kept, kept_fds)
+        {
+            tracing::warn!(port = spec.name, %why, "the session cannot go on; its frontend must come again");
+        }
+        let added = self.add(number, port);
         if added.is_err() {
             self.remove(number);
         }
@@ -215,9 +235,7 @@ impl Worker {
 
 fn door(spec: &AddPort, fd: Option<OwnedFd>) -> io::Result<Door> {
     match (fd, &spec.socket, &spec.connect) {
-        (Some(fd), path, None) => {
-            Door::from_listener(UnixListener::from(fd), path.as_deref().and_then(beside))
-        }
+        (Some(fd), None, None) => Door::from_listener(UnixListener::from(fd), None),
         (None, Some(path), None) => Door::listen(&beside(path).ok_or_else(|| not_beside(path))?),
         (None, None, Some(path)) => {
             Ok(Door::Connect(beside(path).ok_or_else(|| not_beside(path))?))

@@ -20,15 +20,17 @@ use serde::{Deserialize, Serialize};
 use vnet_core::firewall::Hold;
 use vnet_core::types::Mac;
 
+use super::keeper::MOST_FDS;
 use super::poll::{Poll, Source};
 use super::worker::Worker;
+use crate::transport::vhost_user::Kept;
 
 /// Connections at a time.
 const MAX_CLIENTS: usize = 8;
 /// Longest line.
 const MAX_LINE: usize = 64 * 1024;
 /// Fds that wait for their line.
-const MAX_FDS: usize = 4;
+const MAX_FDS: usize = MOST_FDS;
 
 /// A command.
 #[derive(Debug, Deserialize)]
@@ -47,6 +49,9 @@ pub enum Command {
     List,
     /// A tap, open, in place of the uplink's, which was deleted. It comes as an fd.
     SetUplink,
+    /// Tells the sessions and their fds over the socket that comes as an fd, now and whenever one changes. Who keeps them
+    /// can give them to the next process with `add-port`, should this one be killed.
+    Keep,
     /// What was counted.
     Stats,
     /// What the switch has learnt.
@@ -70,6 +75,8 @@ pub struct AddPort {
     pub socket: Option<PathBuf>,
     /// Where the frontend listens, instead.
     pub connect: Option<PathBuf>,
+    /// The session of a predecessor, as it was told to who kept it; its fds come after that of the listening socket.
+    pub session: Option<Kept>,
     /// MAC address that the device says.
     pub mac: Mac,
     /// MTU that the device says.
@@ -259,8 +266,12 @@ impl Client {
             while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let answer = match serde_json::from_slice(&line) {
-                    Ok(command) => worker.obey(command, self.fds.pop_front()),
-                    Err(error) => Answer::refused(error),
+                    Ok(command) => worker.obey(command, &mut self.fds),
+                    Err(error) => {
+                        // Nobody knows whose they are.
+                        self.fds.clear();
+                        Answer::refused(error)
+                    }
                 };
                 if !self.answer(&answer) {
                     return false;

@@ -5,12 +5,15 @@
 //!   listeners, sessions  --^    |          turn(): at most so many frames of each ring, then the next
 //!   kicks, tap           --^    +--> asleep in epoll when nothing moves
 //! ```
+//! Who commands the process may also keep its sessions ([`keeper`]), so that they outlive it.
+//!
 //! One writer owns everything, so there is no lock. Ports come and go while it runs. Once [`sandbox`] has closed the
 //! door the process opens no file any more.
 
 pub mod backlog;
 pub mod commands;
 pub mod control;
+pub mod keeper;
 pub mod network;
 pub mod poll;
 pub mod port;

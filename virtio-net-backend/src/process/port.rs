@@ -1,5 +1,6 @@
 //! One vhost-user port: where its frontend comes from, the session while there is one, and what it counted.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,7 +10,8 @@ use super::backlog::Backlog;
 use crate::device::header::HEADER_LEN;
 use crate::device::{Features, Frame, Gso, NetHeader, Received, Settings};
 use crate::switch::offload::{self, Accepts, Kind, Large, Partial, Pending, Segments, Work};
-use crate::transport::vhost_user::Session;
+use crate::transport::vhost_user::session::Refusal;
+use crate::transport::vhost_user::{Kept, Session};
 
 /// Where the frontend comes from.
 #[derive(Debug)]
@@ -148,15 +150,26 @@ impl Port {
         Ok(())
     }
 
+    /// Goes on with the session of a predecessor.
+    ///
+    /// # Errors
+    /// When it cannot be gone on with; its frontend is disconnected then.
+    pub fn resume(&mut self, kept: &Kept, fds: VecDeque<OwnedFd>) -> Result<(), Refusal> {
+        self.session = Some(Session::resume(&self.settings, kept, fds)?);
+        self.counters.sessions += 1;
+        Ok(())
+    }
+
     /// Ends the session; the fds must leave the poll set.
     pub fn close(&mut self) -> Vec<OwnedFd> {
         self.awake = false;
         self.touched = 0;
         self.backlog.clear();
-        self.session
-            .take()
-            .map(|mut session| session.retire())
-            .unwrap_or_default()
+        let Some(mut session) = self.session.take() else {
+            return Vec::new();
+        };
+        session.shut_down();
+        session.retire()
     }
 
     /// Whether a driver is there that takes frames.

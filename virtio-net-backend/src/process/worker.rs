@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::control::Control;
+use super::keeper::Keeper;
 use super::network::{Middle, Network};
 use super::poll::{Poll, Source};
 use super::port::{Door, Port};
@@ -38,6 +39,7 @@ pub struct Worker {
     poll: Poll,
     network: Network,
     control: Option<Control>,
+    keeper: Option<Keeper>,
     start: Instant,
     linger: Duration,
     retry_at: Option<Instant>,
@@ -68,6 +70,7 @@ impl Worker {
             poll,
             network,
             control,
+            keeper: None,
             start,
             linger: Duration::ZERO,
             retry_at: None,
@@ -86,7 +89,7 @@ impl Worker {
         self.poll.watch(fd, Source::Signal)
     }
 
-    /// Adds a port under a free number.
+    /// Adds a port under a free number, with or without a session that goes on.
     ///
     /// # Errors
     /// When its listener cannot be polled.
@@ -97,10 +100,14 @@ impl Worker {
             Door::Connect(_) => self.retry_at = Some(Instant::now()),
         }
         let listens = matches!(port.door, Door::Listen { .. });
+        let goes_on = port.session.is_some();
         self.network.insert(number, port);
-        if listens {
+        if goes_on {
+            self.welcome(number);
+        } else if listens {
             self.knock(number);
         }
+        self.keep(number);
         Ok(())
     }
 
@@ -277,6 +284,14 @@ impl Worker {
             return;
         }
         tracing::info!(port = port.name, "frontend came");
+        self.welcome(number);
+    }
+
+    /// Polls the connection of a session that begins or goes on, and looks at what it has said already.
+    fn welcome(&mut self, number: u16) {
+        let Some(port) = self.network.port(number) else {
+            return;
+        };
         let watched = match &port.session {
             Some(session) => self
                 .poll
@@ -291,8 +306,20 @@ impl Worker {
         }
     }
 
-    /// Handles what a frontend asks, as much as one turn allows.
+    /// Handles what a frontend asks, as much as one turn allows. Meanwhile nobody keeps its session: killed within a
+    /// message, we leave a frontend that must come again rather than one that waits for an answer for ever.
     fn serve(&mut self, number: u16) {
+        if let (Some(keeper), Some(port)) = (&self.keeper, self.network.port(number))
+            && port.session.is_some()
+        {
+            let told = keeper.tell_port(port, false);
+            self.kept(told);
+        }
+        self.serve_session(number);
+        self.keep(number);
+    }
+
+    fn serve_session(&mut self, number: u16) {
         let Some(port) = self.network.port(number) else {
             return;
         };
@@ -356,10 +383,33 @@ impl Worker {
         }
     }
 
+    /// Someone keeps the sessions from here on, in place of who did before.
+    pub(super) fn keep_by(&mut self, keeper: Keeper) {
+        self.keeper = Some(keeper);
+        let numbers: Vec<u16> = self.network.ports().map(|(n, _)| n).collect();
+        numbers.into_iter().for_each(|number| self.keep(number));
+    }
+
+    /// Tells who keeps it what a port is now.
+    fn keep(&mut self, number: u16) {
+        if let (Some(keeper), Some(port)) = (&self.keeper, self.network.port(number)) {
+            let told = keeper.tell_port(port, true);
+            self.kept(told);
+        }
+    }
+
+    fn kept(&mut self, told: io::Result<()>) {
+        if let Err(error) = told {
+            tracing::debug!(%error, "nobody keeps the sessions any more");
+            self.keeper = None;
+        }
+    }
+
     fn end(&mut self, number: u16) {
         for fd in self.network.close(number) {
             self.poll.forget(fd);
         }
+        self.keep(number);
         if self.network.port(number).is_some_and(|port| connects(port)) {
             self.retry_at = Some(Instant::now() + RETRY);
         }
@@ -385,6 +435,10 @@ impl Worker {
     pub(super) fn remove(&mut self, number: u16) -> Option<Box<Port>> {
         self.end(number);
         let port = self.network.remove(number)?;
+        if let Some(keeper) = &self.keeper {
+            let told = keeper.tell_gone(&port.name);
+            self.kept(told);
+        }
         if let Door::Listen { listener, .. } = &port.door {
             self.poll.forget(listener);
         }

@@ -1,7 +1,7 @@
 //! Requests of the backend to the frontend (SET_BACKEND_REQ_FD).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::message;
 use super::wire::send_with_fd;
@@ -29,6 +29,12 @@ impl BackendChannel {
             &message::encode(CONFIG_CHANGE, false, &[]),
             None,
         )
+    }
+}
+
+impl AsFd for BackendChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

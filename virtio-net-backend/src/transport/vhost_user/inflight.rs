@@ -1,13 +1,13 @@
 //! The memory that tracks chains in flight: made here (GET_INFLIGHT_FD), kept by the frontend, given back to a
 //! successor (SET_INFLIGHT_FD).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::MmapRegion;
 
-use super::memory_table::{BadTable, map_shared};
+use super::memory_table::{BadTable, map_shared, shared_file};
 use super::message::InflightShape;
 use crate::device::MAX_PAIRS;
 use crate::device::inflight::{Inflight, queue_bytes};
@@ -47,6 +47,12 @@ impl InflightMemory {
     pub fn map(shape: InflightShape, fd: OwnedFd) -> Result<Self, BadTable> {
         let region = Arc::new(map_shared(fd, shape.offset, shape.size)?);
         Ok(Self { region, shape })
+    }
+
+    /// The memory itself and its shape, for a successor.
+    #[must_use]
+    pub fn kept(&self) -> Option<(InflightShape, BorrowedFd<'_>)> {
+        shared_file(&self.region).map(|(fd, ..)| (self.shape, fd))
     }
 
     /// The record of one queue, when there is one.

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
 use super::fds;
 use super::lost_memory::Watched;
@@ -109,6 +111,13 @@ impl MemoryTable {
         Ok(())
     }
 
+    /// Counts one more addition of a region that is there.
+    pub fn add_again(&mut self, region: MemoryRegion) {
+        if let Some(entry) = self.regions.iter_mut().find(|entry| entry.region == region) {
+            entry.times += 1;
+        }
+    }
+
     /// Removes the region with the same addresses and length.
     ///
     /// # Errors
@@ -151,6 +160,18 @@ impl MemoryTable {
             .map(Memory::new)
     }
 
+    /// Each region with its fd and how often it was added.
+    pub fn entries(&self) -> impl Iterator<Item = (MemoryRegion, usize, Option<BorrowedFd<'_>>)> {
+        self.regions.iter().map(|entry| {
+            let file = entry.mapped.file_offset();
+            (
+                entry.region,
+                entry.times,
+                file.map(|file| file.file().as_fd()),
+            )
+        })
+    }
+
     /// The guest address of an address of the frontend.
     #[must_use]
     pub fn guest_address(&self, user: u64) -> Option<u64> {
@@ -176,6 +197,13 @@ fn map(region: MemoryRegion, fd: OwnedFd) -> Result<GuestRegionMmap, BadTable> {
     let mapping = MmapRegion::from_file(file, size)
         .map_err(|error| BadTable::Map(io::Error::other(error)))?;
     GuestRegionMmap::new(mapping, GuestAddress(region.guest)).ok_or(BadTable::Range(region))
+}
+
+/// The fd behind shared memory, with the place and length of what is mapped.
+pub(super) fn shared_file(region: &MmapRegion) -> Option<(BorrowedFd<'_>, u64, u64)> {
+    let file = region.file_offset()?;
+    let size = u64::try_from(region.size()).ok()?;
+    Some((file.file().as_fd(), file.start(), size))
 }
 
 /// Maps shared memory for a log or for tracking descriptors in flight.

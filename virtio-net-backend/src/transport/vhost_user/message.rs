@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Length of a message header.
 pub const HEADER_LEN: usize = 12;
 /// Longest payload; the longest that is defined (memory table, config) is a few hundred bytes.
@@ -22,7 +24,7 @@ pub const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 pub const F_LOG_ALL: u64 = 1 << 26;
 
 /// A set of `VHOST_USER_PROTOCOL_F_*` bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProtocolFeatures(pub u64);
 
 impl ProtocolFeatures {
@@ -195,7 +197,7 @@ pub fn encode(code: u32, reply: bool, payload: &[u8]) -> Vec<u8> {
 }
 
 /// One region of guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryRegion {
     /// Where the guest sees it.
     pub guest: u64,
@@ -208,7 +210,7 @@ pub struct MemoryRegion {
 }
 
 /// Where the parts of a ring are, in addresses of the frontend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VringAddresses {
     /// Writes to the used ring are logged.
     pub logged: bool,
@@ -223,7 +225,7 @@ pub struct VringAddresses {
 }
 
 /// Shape of the memory that tracks descriptors in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InflightShape {
     /// Length.
     pub size: u64,

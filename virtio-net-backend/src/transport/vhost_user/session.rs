@@ -76,17 +76,17 @@ pub enum Refusal {
 /// A session.
 #[derive(Debug)]
 pub struct Session {
-    wire: Wire,
-    device: Device,
-    vrings: Vec<Vring>,
-    table: MemoryTable,
-    features: u64,
-    protocol: ProtocolFeatures,
-    log: Option<Arc<DirtyLog>>,
-    inflight: Option<InflightMemory>,
-    channel: Option<BackendChannel>,
-    status: u8,
-    events: Vec<Event>,
+    pub(super) wire: Wire,
+    pub(super) device: Device,
+    pub(super) vrings: Vec<Vring>,
+    pub(super) table: MemoryTable,
+    pub(super) features: u64,
+    pub(super) protocol: ProtocolFeatures,
+    pub(super) log: Option<Arc<DirtyLog>>,
+    pub(super) inflight: Option<InflightMemory>,
+    pub(super) channel: Option<BackendChannel>,
+    pub(super) status: u8,
+    pub(super) events: Vec<Event>,
 }
 
 enum Answer {
@@ -150,6 +150,11 @@ impl Session {
         }
         let events = std::mem::take(&mut self.events);
         Ok(Served { events, more })
+    }
+
+    /// Ends the connection for the frontend, also where somebody keeps it.
+    pub fn shut_down(&self) {
+        self.wire.shut_down();
     }
 
     /// The connection, to poll it.
@@ -340,13 +345,19 @@ impl Session {
         vring.ok_or(Refusal::Device(Refused::NoSuchQueue(index)))
     }
 
-    fn set_features(&mut self, bits: u64) -> Result<Answer, Refusal> {
+    /// Features as the driver and the frontend chose them; rings are not told yet.
+    pub(super) fn accept(&mut self, bits: u64) -> Result<(), Refusal> {
         let wanted = Features::from_bits(bits & !(F_PROTOCOL_FEATURES | F_LOG_ALL));
-        let before = self.device.accepted();
         self.device.accept(wanted)?;
         self.features = bits;
         let log = self.log.clone().filter(|_| bits & F_LOG_ALL != 0);
         self.device.set_log(log);
+        Ok(())
+    }
+
+    fn set_features(&mut self, bits: u64) -> Result<Answer, Refusal> {
+        let before = self.device.accepted();
+        self.accept(bits)?;
         if self.device.accepted() == before {
             self.start_ready();
         } else {
@@ -520,7 +531,7 @@ impl Session {
     }
 
     /// Starts each ring that has all it needs. One that cannot start is reported and waits for a new set-up.
-    fn start_ready(&mut self) {
+    pub(super) fn start_ready(&mut self) {
         if self.device.memory().is_none() {
             return;
         }
@@ -575,7 +586,7 @@ fn reply_u64(value: u64) -> Answer {
 }
 
 /// The fd of a kick, call or err request.
-fn event_fd(with_fd: bool, fd: Option<OwnedFd>) -> Result<Option<OwnedFd>, Refusal> {
+pub(super) fn event_fd(with_fd: bool, fd: Option<OwnedFd>) -> Result<Option<OwnedFd>, Refusal> {
     match (with_fd, fd) {
         (true, Some(fd)) => fds::event(fd).map(Some).map_err(Refusal::Fd),
         (true, None) => Err(Refusal::Fd(io::ErrorKind::InvalidInput.into())),

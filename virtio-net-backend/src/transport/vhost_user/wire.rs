@@ -91,6 +91,18 @@ impl Wire {
         }
     }
 
+    /// Whether nothing of a message was read that is not whole yet.
+    #[must_use]
+    pub fn is_between_messages(&self) -> bool {
+        self.header.is_none() && self.buffer.is_empty() && self.fds.is_empty()
+    }
+
+    /// Ends the connection for the frontend too, whoever else has this socket open.
+    pub fn shut_down(&self) {
+        // It may be closed already.
+        drop(self.stream.shutdown(std::net::Shutdown::Both));
+    }
+
     /// Sends a reply, with an fd where one belongs to it. A frontend that does not read its replies loses the
     /// connection: they are short and the socket holds many.
     ///
