@@ -40,6 +40,8 @@ ports = "2000-3000"
 [domain]
 name = "lab.test"
 [dns]
+dnssec = "validate"
+trust_anchors = ["corp.test. DNSKEY 257 3 13 mdsswUyr3DPW132mOi8V9xESWE8jTo0dxCjjnopKl+GqJxpVXckHAeF+KkxLbxILfDLUT0rAK9iUzy1L53eKGQ=="]
 upstream = [{ address = "9.9.9.9" }, { address = "10.1.1.1:5353", domain = "corp.test" }]
 [[dns.host]]
 ip = "10.50.0.200"
@@ -109,6 +111,21 @@ fn isolated_does_not_ask_upstream_unless_told() {
     assert!(!read(base).unwrap().dns.forward);
     let told = format!("{base}[dns]\nupstream = [{{ address = \"9.9.9.9\" }}]\n");
     assert!(read(&told).unwrap().dns.forward);
+}
+
+#[test]
+fn what_is_wrong_about_signatures_is_said() {
+    let base = "name = \"i\"\n[dns]\n";
+    for (line, place) in [
+        ("dnssec = \"yes\"", "dns.dnssec: `yes` is neither"),
+        (
+            "trust_anchors = [\". 257 3 13 AAAA\"]",
+            "dns.trust_anchors[0]: ",
+        ),
+    ] {
+        let problems = read(&format!("{base}{line}\n")).unwrap_err().to_string();
+        assert!(problems.contains(place), "{problems}");
+    }
 }
 
 #[test]

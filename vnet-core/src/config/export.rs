@@ -7,7 +7,7 @@ use super::native::{
     OptionDoc, PublishDoc, RecordDoc, ReservationDoc, RouteDoc, SubnetDoc, UpstreamDoc,
 };
 use crate::model::{
-    Arch, Boot, BootRule, Bridge, Dhcp4, DhcpOption, DhcpOption6, Dns, Forward, Network,
+    Arch, Boot, BootRule, Bridge, Dhcp4, DhcpOption, DhcpOption6, Dns, Dnssec, Forward, Network,
     Reservation4, Reservation6, Subnet4, Subnet6,
 };
 use crate::types::LeaseTime;
@@ -86,6 +86,8 @@ fn dns(dns: &Dns) -> DnsDoc {
         enabled: (!dns.enabled).then_some(false),
         forward: Some(dns.forward),
         rebind_protection: dns.rebind_protection.then_some(true),
+        dnssec: (dns.dnssec != Dnssec::Off).then(|| dns.dnssec.word().to_owned()),
+        trust_anchors: dns.trust_anchors.iter().map(ToString::to_string).collect(),
         upstream: dns
             .upstreams
             .iter()

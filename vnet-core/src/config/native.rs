@@ -117,6 +117,12 @@ pub struct DnsDoc {
     /// Whether upstreams may not name private addresses (no when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebind_protection: Option<bool>,
+    /// What is done about DNSSEC signatures: `off` (they pass untouched; when left out) or `validate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dnssec: Option<String>,
+    /// Keys that `validate` begins with, as DNSKEY records; one of the root (`.`) takes the place of those built in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trust_anchors: Vec<String>,
     /// Who is asked; the host's resolvers when left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub upstream: Vec<UpstreamDoc>,

@@ -15,8 +15,8 @@ use super::native::{
     UpstreamDoc,
 };
 use crate::model::{
-    Bridge, Dns, Forward, ForwardKind, HostAccess, HostRecord, Nat, Network, Publish, Record,
-    RecordData, Route4, Subnet4, Target, Upstream,
+    Bridge, Dns, Dnssec, Forward, ForwardKind, HostAccess, HostRecord, Nat, Network, Publish,
+    Record, RecordData, Route4, Subnet4, Target, Upstream,
 };
 use crate::types::{DomainName, Ipv4Net, Mac, Mtu, NetworkName};
 
@@ -272,15 +272,35 @@ fn dns(doc: Option<&DnsDoc>, kind: Option<ForwardKind>, check: &mut Check) -> Dn
         .enumerate()
         .filter_map(|(i, r)| record(i, r, check))
         .collect();
+    let trust_anchors = doc
+        .trust_anchors
+        .iter()
+        .enumerate()
+        .filter_map(|(i, a)| check.parse(format!("dns.trust_anchors[{i}]"), a))
+        .collect();
     let by_mode = kind != Some(ForwardKind::Isolated) || !upstreams.is_empty();
     Dns {
         enabled: doc.enabled.unwrap_or(kind != Some(ForwardKind::Bridge)),
         forward: doc.forward.unwrap_or(by_mode),
         upstreams,
         rebind_protection: doc.rebind_protection.unwrap_or(false),
+        dnssec: dnssec(doc.dnssec.as_deref(), check),
+        trust_anchors,
         hosts,
         records,
     }
+}
+
+fn dnssec(word: Option<&str>, check: &mut Check) -> Dnssec {
+    let word = word.unwrap_or(Dnssec::Off.word());
+    Dnssec::from_word(word).unwrap_or_else(|| {
+        let word = word.escape_debug();
+        check.wrong(
+            "dns.dnssec",
+            format!("`{word}` is neither `off` nor `validate`"),
+        );
+        Dnssec::Off
+    })
 }
 
 fn record(i: usize, doc: &RecordDoc, check: &mut Check) -> Option<Record> {

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::directory::{Directory, GroupId, NetworkId, Served};
+use super::directory::{AnchorsId, Directory, GroupId, NetworkId, Served};
 use super::wire::{
     IN, NameBuf, Owner, Query, Reply, Section, flag, is_plain, is_under, labels, parent, rcode,
     rtype,
@@ -38,6 +38,8 @@ pub enum Answer {
         group: GroupId,
         /// Whether they may name private addresses.
         private: bool,
+        /// What the signatures are checked with, if they are.
+        check: Option<AnchorsId>,
     },
     /// No.
     Refuse(Refusal),
@@ -101,6 +103,8 @@ impl Directory {
                 Some(group) => Answer::Forward {
                     group,
                     private: !own.zone.rebind_protection || own.named_route(name).is_some(),
+                    // RFC 4035 section 3.2.2: who sets CD checks himself.
+                    check: (own.checked(name)).filter(|_| query.flags & flag::CD == 0),
                 },
             })
     }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::directory::GroupId;
+use super::directory::{AnchorsId, GroupId};
 use super::response::{Age, Response};
 use super::slab::Slab;
 use super::wire::{MAX_NAME, Query, flag};
@@ -17,25 +17,35 @@ const STALE: u64 = 86_400_000;
 const OVERHEAD: usize = 192;
 const NONE: usize = usize::MAX;
 
-/// What an answer depends on: who was asked, what, and whether for DNSSEC's records or without its checks.
+/// What an answer depends on: who was asked, what, whether for DNSSEC's records or without its checks, and what we
+/// checked it with.
 #[derive(Clone, Copy)]
 pub(super) struct Key {
     len: u16,
-    bytes: [u8; MAX_NAME + 7],
+    bytes: [u8; KEY_HEAD + MAX_NAME],
 }
+
+/// What stands before the name.
+const KEY_HEAD: usize = 9;
 
 impl Key {
     pub(super) fn of(group: GroupId, query: &Query<'_>) -> Self {
         let name = query.name.as_bytes();
-        let mut bytes = [0; MAX_NAME + 7];
+        let mut bytes = [0; KEY_HEAD + MAX_NAME];
         bytes[..4].copy_from_slice(&group.0.to_ne_bytes());
         bytes[4] = u8::from(query.dnssec_ok()) | u8::from(query.flags & flag::CD != 0) << 1;
         bytes[5..7].copy_from_slice(&query.rtype.to_ne_bytes());
-        bytes[7..7 + name.len()].copy_from_slice(name);
+        bytes[KEY_HEAD..KEY_HEAD + name.len()].copy_from_slice(name);
         Self {
-            len: u16::try_from(7 + name.len()).unwrap_or(0),
+            len: u16::try_from(KEY_HEAD + name.len()).unwrap_or(0),
             bytes,
         }
+    }
+
+    /// The same, of the answer whose signatures were checked.
+    pub(super) fn checked(mut self, anchors: AnchorsId) -> Self {
+        self.bytes[7..KEY_HEAD].copy_from_slice(&anchors.0.wrapping_add(1).to_ne_bytes());
+        self
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -99,7 +109,9 @@ impl Cache {
             return;
         }
         if let Some(old) = self.index.get(key).copied() {
-            let failure = response.code() == super::wire::rcode::SERV_FAIL;
+            // A forgery is no mere failure: nothing older stands in for it.
+            let failure =
+                response.code() == super::wire::rcode::SERV_FAIL && response.told.is_none();
             let better = self
                 .entries
                 .get(old)

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::wire::{NameBuf, is_under, parent};
 use super::zone::{Node, Record, WireName, Zone};
-use crate::model::Endpoint;
+use crate::model::{Endpoint, TrustAnchor};
 use crate::types::{DomainName, IpNet, NetworkName, PortName};
 
 /// A network in this directory: a small number instead of its name, for the path of every packet.
@@ -18,6 +19,10 @@ pub struct NetworkId(pub(super) u32);
 /// A list of upstreams that are asked for one another. Number 0 is the host's own resolvers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub(super) u32);
+
+/// A list of keys that signatures are checked with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AnchorsId(pub(super) u16);
 
 impl NetworkId {
     pub(super) const fn index(self) -> usize {
@@ -63,6 +68,8 @@ pub(super) struct Served {
     leases: BTreeMap<(IpAddr, PortName), Lent>,
     /// Who is asked for names under a domain, longest first; the root's entry is for all others.
     routes: Vec<(WireName, GroupId)>,
+    /// What signatures of others' names are checked with, if they are.
+    anchors: Option<AnchorsId>,
 }
 
 /// How a lease has its name.
@@ -82,6 +89,7 @@ pub struct Directory {
     /// By the first address of each subnet; subnets never overlap.
     by_subnet: BTreeMap<IpAddr, (IpNet, NetworkId)>,
     groups: Vec<Vec<Endpoint>>,
+    anchors: Vec<Arc<[TrustAnchor]>>,
     host: Option<DomainName>,
     serial: u32,
 }
@@ -112,10 +120,13 @@ impl Directory {
             self.by_subnet.insert(subnet.network(), (*subnet, id));
         }
         let routes = self.routes(&zone);
+        let anchors = zone.anchors.as_deref();
+        let anchors = anchors.and_then(|list| self.intern_anchors(list));
         let mut served = Served {
             zone,
             leases: BTreeMap::new(),
             routes,
+            anchors,
         };
         for ((address, name), lent) in leases {
             served.add(name, address, lent.by_owner);
@@ -167,6 +178,13 @@ impl Directory {
     #[must_use]
     pub fn group(&self, id: GroupId) -> &[Endpoint] {
         self.groups.get(id.0 as usize).map_or(&[], Vec::as_slice)
+    }
+
+    /// The keys of a list.
+    #[must_use]
+    pub fn anchors(&self, id: AnchorsId) -> Arc<[TrustAnchor]> {
+        let list = self.anchors.get(usize::from(id.0));
+        list.map_or_else(|| Arc::from([]), Arc::clone)
     }
 
     /// Every address we answer at: none of them may ever be an upstream.
@@ -252,9 +270,34 @@ impl Directory {
         }
         GroupId(u32::try_from(index).unwrap_or(u32::MAX))
     }
+
+    fn intern_anchors(&mut self, list: &[TrustAnchor]) -> Option<AnchorsId> {
+        let known = self.anchors.iter().position(|l| **l == *list);
+        let index = known.unwrap_or(self.anchors.len());
+        if known.is_none() {
+            self.anchors.push(list.into());
+        }
+        u16::try_from(index).ok().map(AnchorsId)
+    }
 }
 
 impl Served {
+    /// What the signatures of a name that others own are checked with. Not checked is what the document sends to
+    /// resolvers of its own (inner names are rarely signed) unless it also gives a key for it, and a domain of ours
+    /// that others may know more of.
+    pub(super) fn checked(&self, name: &[u8]) -> Option<AnchorsId> {
+        let id = self.anchors?;
+        let apex = self.zone.apex.as_bytes();
+        let inner = self.named_route(name).is_some() || apex.len() > 1 && is_under(name, apex);
+        let covers = |anchor: &TrustAnchor| {
+            let zone = anchor.zone.as_ref();
+            let zone = zone.and_then(|zone| NameBuf::from_text(zone.as_str()));
+            zone.is_some_and(|zone| is_under(name, zone.as_bytes()))
+        };
+        let anchors = self.zone.anchors.as_deref().unwrap_or_default();
+        (!inner || anchors.iter().any(covers)).then_some(id)
+    }
+
     /// Whom to ask about a name we do not know: `None` is nobody.
     pub(super) fn route(&self, name: &[u8]) -> Option<GroupId> {
         let named = self

@@ -24,7 +24,7 @@ use super::slab::Slab;
 use asking::{Asking, Attempt, choose};
 use question::{Belief, believe, compose, mangle};
 pub(super) use traffic::{Declined, Done, Waiter};
-pub use traffic::{Effect, Limits, Way};
+pub use traffic::{Effect, Limits, Question, Way};
 
 use super::wire::{HEADER, Query, flag, rcode, u16_at};
 
@@ -103,7 +103,7 @@ impl Forwarder {
         if load >= self.limits.per_client {
             return Err(Declined::Busy);
         }
-        let tcp = matches!(waiter.way, Way::Tcp(..));
+        let tcp = waiter.way.is_wide();
         if let Some(slot) = self.by_key.get(key).copied() {
             return self.join(slot, waiter);
         }
@@ -311,7 +311,7 @@ impl Forwarder {
             self.drop_attempt(slot, at);
             return self.next_or_fail(now, dice, slot);
         };
-        let wants_all = asking.waiters.iter().any(|w| matches!(w.way, Way::Tcp(..)));
+        let wants_all = asking.waiters.iter().any(|w| w.way.is_wide());
         if response.truncated() && wants_all && !asking.attempts[at].tcp {
             return self.connect(now, slot, at);
         }

@@ -31,9 +31,9 @@ pub mod wire;
 mod zone;
 
 pub use answer::{Answer, From, Refusal};
-pub use directory::{Change, Directory, GroupId, NameChange, NetworkId};
-pub use forwarder::{Dice, Effect, LANES, Limits, Way};
-pub use resolver::{Counters, Resolver, Stats};
+pub use directory::{AnchorsId, Change, Directory, GroupId, NameChange, NetworkId};
+pub use forwarder::{Dice, Effect, LANES, Limits, Question, Way};
+pub use resolver::{Checked, Counters, Resolver, Stats};
 pub use servers::ServerId;
 pub use zone::Zone;
 

@@ -1,5 +1,7 @@
 //! One query from its bytes to its answer: directory first, then cache, then upstreams. No sockets here.
 
+mod checking;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,9 +12,11 @@ use super::directory::{Directory, GroupId, NameChange};
 use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Waiter, Way};
 use super::response::{Age, Response};
 use super::servers::ServerId;
-use super::wire::{self, Query, Reject, flag, rcode};
+use super::wire::{self, Query, Reject, ede, flag, rcode};
 use crate::model::Endpoint;
 use crate::types::NetworkName;
+pub use checking::Checked;
+use checking::Checks;
 
 /// Queries by what became of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +86,7 @@ pub struct Resolver {
     counters: Vec<Counters>,
     /// The upstreams of each group, by number.
     groups: Vec<Option<Arc<[ServerId]>>>,
+    checks: Checks,
     host: Vec<Endpoint>,
     replies: Vec<(Way, Vec<u8>)>,
 }
@@ -96,6 +101,7 @@ impl Resolver {
             forwarder: Forwarder::new(limits),
             counters: Vec::new(),
             groups: Vec::new(),
+            checks: Checks::default(),
             host: Vec::new(),
             replies: Vec::new(),
         }
@@ -179,9 +185,16 @@ impl Resolver {
                 counters.refused += 1;
                 refuse(out, &query, refusal);
             }
-            Answer::Forward { group, private } => {
+            Answer::Forward {
+                group,
+                private,
+                check,
+            } => {
                 let asker = Asker { from, way, private };
-                self.forward(now, dice, &asker, group, &query, out);
+                match check {
+                    None => self.forward(now, dice, &asker, group, &query, out),
+                    Some(anchors) => self.check(now, &asker, group, anchors, &query, out),
+                }
             }
         }
     }
@@ -250,64 +263,57 @@ impl Resolver {
         query: &Query<'_>,
         out: &mut Vec<u8>,
     ) {
-        let network = asker.from.network.index();
         let key = Key::of(group, query);
-        let hit = self.cache.find(now, key.as_bytes());
+        let stale = match self.kept(now, asker, group, &key, query, out) {
+            Ok(()) => return,
+            Err(stale) => stale,
+        };
         let servers = self.servers(group);
-        let stale = match hit {
-            Some(hit)
-                if hit.age != Age::Stale || self.forwarder.servers.all_down(now, &servers) =>
-            {
-                let counters = &mut self.counters[network];
-                if hit.age == Age::Stale {
-                    counters.stale += 1;
-                } else {
-                    counters.cached += 1;
-                }
-                give(
-                    &hit.response,
-                    query,
-                    hit.age,
-                    asker.private,
-                    limit(asker.way, query),
-                    out,
-                );
-                return;
-            }
-            other => other.is_some(),
-        };
-        let waiter = Waiter {
-            way: asker.way,
-            network: asker.from.network,
-            client: asker.from.address,
-            host: asker.from.host,
-            private: asker.private,
-            query: query.bytes.into(),
-        };
+        let waiter = asker.waiter(query);
         let asked = self
             .forwarder
             .ask(now, dice, &servers, key.as_bytes(), query, waiter, stale);
-        let counters = &mut self.counters[network];
+        let mut uncounted = Counters::default();
+        let counters = match asker.way {
+            Way::Udp(..) | Way::Tcp(..) => &mut self.counters[asker.from.network.index()],
+            Way::Check(_) => &mut uncounted,
+        };
         match asked {
             Ok(()) => counters.forwarded += 1,
-            Err(declined) => {
-                let code = match declined {
-                    Declined::Busy => {
-                        counters.limited += 1;
-                        rcode::REFUSED
-                    }
-                    Declined::Loop => {
-                        counters.refused += 1;
-                        rcode::REFUSED
-                    }
-                    Declined::Nobody => {
-                        counters.failed += 1;
-                        rcode::SERV_FAIL
-                    }
-                };
-                wire::bare(out, query, flag::RA, code);
+            Err(why) => declined(counters, why, query, out),
+        }
+    }
+
+    /// Answers with what is kept, if it is young enough, or stale and nobody could be asked. Else whether there is
+    /// something stale.
+    fn kept(
+        &mut self,
+        now: u64,
+        asker: &Asker<'_>,
+        group: GroupId,
+        key: &Key,
+        query: &Query<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), bool> {
+        let hit = self.cache.find(now, key.as_bytes()).ok_or(false)?;
+        let old = hit.age == Age::Stale;
+        if old {
+            let servers = self.servers(group);
+            if !self.forwarder.servers.all_down(now, &servers) {
+                return Err(true);
             }
         }
+        match asker.way {
+            Way::Udp(..) | Way::Tcp(..) => {
+                let counters = &mut self.counters[asker.from.network.index()];
+                counters.stale += u64::from(old);
+                counters.cached += u64::from(!old);
+            }
+            Way::Check(_) => {}
+        }
+        let limit = limit(asker.way, query);
+        give(&hit.response, query, hit.age, asker.private, limit, out);
+        Ok(())
     }
 
     /// Keeps what came, and tells it to all who waited.
@@ -338,6 +344,7 @@ impl Resolver {
         };
         let mut out = Vec::new();
         let counters = self.counters.get_mut(waiter.network.index());
+        let counters = counters.filter(|_| !matches!(waiter.way, Way::Check(_)));
         match answer {
             Some((response, age)) => {
                 if let Some(counters) = counters.filter(|_| *age == Age::Stale) {
@@ -356,7 +363,8 @@ impl Resolver {
                 if let Some(counters) = counters {
                     counters.failed += 1;
                 }
-                wire::bare(&mut out, &query, flag::RA, rcode::SERV_FAIL);
+                let why = ede::NO_REACHABLE_AUTHORITY;
+                wire::refusal(&mut out, &query, flag::RA, rcode::SERV_FAIL, why);
             }
         }
         self.replies.push((waiter.way, out));
@@ -392,11 +400,43 @@ struct Asker<'a> {
     private: bool,
 }
 
+impl Asker<'_> {
+    fn waiter(&self, query: &Query<'_>) -> Waiter {
+        Waiter {
+            way: self.way,
+            network: self.from.network,
+            client: self.from.address,
+            host: self.from.host,
+            private: self.private,
+            query: query.bytes.into(),
+        }
+    }
+}
+
+/// Counts and tells that a question is not asked.
+fn declined(counters: &mut Counters, why: Declined, query: &Query<'_>, out: &mut Vec<u8>) {
+    match why {
+        Declined::Busy => {
+            counters.limited += 1;
+            wire::bare(out, query, flag::RA, rcode::REFUSED);
+        }
+        Declined::Loop => {
+            counters.refused += 1;
+            wire::bare(out, query, flag::RA, rcode::REFUSED);
+        }
+        Declined::Nobody => {
+            counters.failed += 1;
+            let why = ede::NO_REACHABLE_AUTHORITY;
+            wire::refusal(out, query, flag::RA, rcode::SERV_FAIL, why);
+        }
+    }
+}
+
 /// The largest reply that the way back carries.
 fn limit(way: Way, query: &Query<'_>) -> usize {
     match way {
         Way::Udp(..) => query.udp_limit(),
-        Way::Tcp(..) => usize::from(u16::MAX),
+        Way::Tcp(..) | Way::Check(_) => usize::from(u16::MAX),
     }
 }
 
@@ -410,7 +450,7 @@ fn give(
     out: &mut Vec<u8>,
 ) {
     if response.private && !private {
-        wire::bare(out, query, flag::RA, rcode::REFUSED);
+        wire::refusal(out, query, flag::RA, rcode::REFUSED, ede::BLOCKED);
     } else {
         response.write(query, age, limit, out);
     }
@@ -421,7 +461,7 @@ fn refuse(out: &mut Vec<u8>, query: &Query<'_>, refusal: Refusal) {
         Refusal::EdnsVersion => wire::bad_version(out, query),
         Refusal::Unsupported => wire::bare(out, query, 0, rcode::NOT_IMP),
         Refusal::NotServed | Refusal::NoForward | Refusal::NotRecursive => {
-            wire::bare(out, query, 0, rcode::REFUSED);
+            wire::refusal(out, query, 0, rcode::REFUSED, ede::PROHIBITED);
         }
     }
 }

@@ -3,8 +3,8 @@
 use hickory_proto::op::Message;
 
 use super::wire::{
-    HEADER, MAX_NAME, Query, RecordAt, flag, put_opt, put_u16, rcode, record_at, rtype, skip_name,
-    u16_at, u32_at,
+    HEADER, MAX_NAME, Query, REASON, RecordAt, ede, flag, put_opt, put_reason, put_u16, rcode,
+    record_at, rtype, skip_name, u16_at, u32_at,
 };
 
 /// The longest we believe a positive answer.
@@ -13,6 +13,8 @@ const MOST: u32 = 86_400;
 const MOST_NEGATIVE: u32 = 3_600;
 /// How long a failure is remembered (RFC 9520 section 3.2), so that askers cannot hammer a broken zone through us.
 const FAILURE: u32 = 1;
+/// How long a forgery is remembered (RFC 4035 section 4.7): short, so that a zone put right is found so.
+const BOGUS: u32 = 5;
 /// The lifetime told with a stale answer (RFC 8767 section 4).
 pub(super) const STALE_TTL: u32 = 30;
 
@@ -26,6 +28,8 @@ pub(super) struct Response {
     pub(super) ttl: u32,
     /// Whether it holds an address of some private network (what DNS rebinding needs).
     pub(super) private: bool,
+    /// Why it is a failure, for those who can be told.
+    pub(super) told: Option<u16>,
 }
 
 /// What a walk over the records gathers.
@@ -68,6 +72,7 @@ impl Response {
         Some(Self {
             ttl: walk.keep(&bytes, code),
             private: walk.private,
+            told: None,
             ttls: walk.ttls.into(),
             question_end: u16::try_from(question_end).ok()?,
             bytes,
@@ -110,7 +115,16 @@ impl Response {
         if query.flags & flag::AD != 0 || query.dnssec_ok() {
             flags |= said & flag::AD;
         }
-        let opt = if query.edns.is_some() { 11 } else { 0 };
+        let stale = (age == Age::Stale).then(|| match self.code() {
+            rcode::NX_DOMAIN => ede::STALE_NX_DOMAIN,
+            _ => ede::STALE_ANSWER,
+        });
+        let told = self.told.or(stale);
+        let opt = match (&query.edns, told) {
+            (None, _) => 0,
+            (Some(_), None) => 11,
+            (Some(_), Some(_)) => 11 + REASON,
+        };
         if out.len() + opt > limit {
             out.truncate(question_end);
             out[6..HEADER].fill(0);
@@ -118,6 +132,9 @@ impl Response {
         }
         if opt > 0 {
             put_opt(out, query.dnssec_ok(), 0);
+            if let Some(told) = told {
+                put_reason(out, told);
+            }
             let additional = u16_at(out, 10).unwrap_or(0).saturating_add(1);
             put_u16(out, 10, additional);
         }
@@ -125,6 +142,65 @@ impl Response {
         put_u16(out, 0, query.id);
         put_u16(out, 2, flag::QR | flag::RA | kept | flags);
     }
+}
+
+impl Response {
+    /// What was proven, out of a message whose header and question are ours: with the sign that it was if it is signed,
+    /// without what only who checks needs where nobody asked for that (RFC 4035 section 3.2.1), and without the
+    /// additional records, which nobody checked.
+    pub(super) fn proven(
+        message: &[u8],
+        secure: bool,
+        dnssec_ok: bool,
+        rtype: u16,
+    ) -> Option<Self> {
+        let mut bytes = if dnssec_ok {
+            without_additional(message)?
+        } else {
+            without_signatures(message, rtype)?
+        };
+        let flags = u16_at(&bytes, 2)? & !flag::AD;
+        put_u16(&mut bytes, 2, if secure { flags | flag::AD } else { flags });
+        Self::parse(&bytes)
+    }
+
+    /// The failure that stands for what was found to be forged.
+    pub(super) fn bogus(query: &Query<'_>, reason: u16) -> Option<Self> {
+        let mut bytes = query.bytes.get(..query.question_end)?.to_vec();
+        put_u16(&mut bytes, 2, flag::QR | u16::from(rcode::SERV_FAIL));
+        bytes[6..HEADER].fill(0);
+        let failure = Self::parse(&bytes)?;
+        Some(Self {
+            told: Some(reason),
+            ttl: BOGUS,
+            ..failure
+        })
+    }
+}
+
+fn without_additional(message: &[u8]) -> Option<Vec<u8>> {
+    let mut at = question_end(message)?;
+    for counter in [6, 8] {
+        for _ in 0..u16_at(message, counter)? {
+            at = record_at(message, at)?.end;
+        }
+    }
+    let mut bytes = message.get(..at)?.to_vec();
+    put_u16(&mut bytes, 10, 0);
+    Some(bytes)
+}
+
+fn without_signatures(message: &[u8], asked: u16) -> Option<Vec<u8>> {
+    let mut parsed = Message::from_vec(message).ok()?;
+    parsed.edns = None;
+    parsed.additionals.clear();
+    let wanted = |r: &hickory_proto::rr::Record| {
+        let rtype = u16::from(r.record_type());
+        rtype == asked || !rtype::PROOFS.contains(&rtype)
+    };
+    parsed.answers.retain(wanted);
+    parsed.authorities.retain(wanted);
+    parsed.to_vec().ok()
 }
 
 /// How old an answer is.

@@ -1,6 +1,8 @@
 //! The rules as cases: a question in, the answer as text out, decoded by another implementation (hickory-proto).
 //! Each case is named by the clause it obeys.
 
+mod checking;
+
 use std::net::{IpAddr, SocketAddr};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question};
@@ -48,6 +50,14 @@ forward.mode = "isolated"
 subnet = [{ address = "10.94.3.1/24" }]
 [network.dns]
 host = [{ ip = "10.94.3.9", names = ["web"] }]
+[[network]]
+name = "safe"
+bridge.name = "br5"
+domain = { name = "safe.test" }
+subnet = [{ address = "10.94.5.1/24" }]
+[network.dns]
+dnssec = "validate"
+upstream = [{ address = "192.0.2.53" }, { address = "192.0.2.54", domain = "corp.test" }]
 [[network]]
 name = "bare"
 bridge.name = "br4"
@@ -148,7 +158,7 @@ impl Host {
                     lane,
                     message,
                 } => (address, server, lane, message),
-                Effect::Stream { .. } => panic!("no connection was expected"),
+                Effect::Stream { .. } | Effect::Check(_) => panic!("only datagrams were expected"),
             })
             .collect()
     }
@@ -201,6 +211,10 @@ fn query(question: &str) -> Vec<u8> {
             Some(("+edns", size)) => _ = edns.set_max_payload(size.parse().unwrap()),
             None if word == "+do" => _ = edns.set_dnssec_ok(true),
             None if word == "+v1" => _ = edns.set_version(1),
+            None if word == "+cd" => {
+                message.edns = None;
+                message.metadata.checking_disabled = true;
+            }
             None if word == "+norec" => {
                 message.edns = None;
                 message.metadata.recursion_desired = false;

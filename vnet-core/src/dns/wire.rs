@@ -27,7 +27,12 @@ pub mod rtype {
     pub const DNAME: u16 = 39;
     pub const OPT: u16 = 41;
     pub const DS: u16 = 43;
+    pub const RRSIG: u16 = 46;
+    pub const NSEC: u16 = 47;
     pub const DNSKEY: u16 = 48;
+    pub const NSEC3: u16 = 50;
+    /// What only those who check signatures need.
+    pub const PROOFS: [u16; 3] = [RRSIG, NSEC, NSEC3];
     pub const TKEY: u16 = 249;
     pub const AXFR: u16 = 252;
     pub const ANY: u16 = 255;
@@ -54,6 +59,22 @@ pub mod flag {
     pub const RA: u16 = 0x0080;
     pub const AD: u16 = 0x0020;
     pub const CD: u16 = 0x0010;
+}
+
+/// What an extended error says beside the response code (RFC 8914 section 4).
+#[allow(missing_docs, reason = "the names are the RFC's")]
+pub mod ede {
+    pub const STALE_ANSWER: u16 = 3;
+    pub const DNSSEC_BOGUS: u16 = 6;
+    pub const SIGNATURE_EXPIRED: u16 = 7;
+    pub const SIGNATURE_NOT_YET_VALID: u16 = 8;
+    pub const DNSKEY_MISSING: u16 = 9;
+    pub const RRSIGS_MISSING: u16 = 10;
+    pub const NSEC_MISSING: u16 = 12;
+    pub const BLOCKED: u16 = 15;
+    pub const PROHIBITED: u16 = 18;
+    pub const STALE_NX_DOMAIN: u16 = 19;
+    pub const NO_REACHABLE_AUTHORITY: u16 = 22;
 }
 
 /// The class `IN`.
@@ -498,6 +519,27 @@ pub(crate) fn put_opt(out: &mut Vec<u8>, dnssec_ok: bool, extended_rcode: u8) {
 /// A whole reply to a query that was read: no records, only a code.
 pub fn bare(out: &mut Vec<u8>, query: &Query<'_>, flags: u16, code: u8) {
     Reply::new(out, query, usize::MAX).finish(flags, code);
+}
+
+/// The same with a reason, for those who can be told one.
+pub fn refusal(out: &mut Vec<u8>, query: &Query<'_>, flags: u16, code: u8, reason: u16) {
+    bare(out, query, flags, code);
+    if query.edns.is_some() {
+        put_reason(out, reason);
+    }
+}
+
+/// What [`put_reason`] takes.
+pub(crate) const REASON: usize = 6;
+
+/// Adds a reason to our OPT record, which is the last (RFC 8914 section 2).
+pub(crate) fn put_reason(out: &mut Vec<u8>, reason: u16) {
+    const OPTION: u16 = 15;
+    let len_at = out.len().saturating_sub(2);
+    put_u16(out, len_at, 6);
+    for word in [OPTION, 2, reason] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
 }
 
 /// A reply to what could not be read as a query: the header alone. The message had at least a header.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::LOCAL_TTL;
 use super::wire::{NameBuf, is_under, parent, rtype};
-use crate::model::{Forward, Network, RaMode, Upstream, World};
+use crate::model::{Dns, Dnssec, Forward, Network, RaMode, TrustAnchor, Upstream, World};
 use crate::types::{DomainName, IpNet, Mac, NetworkName};
 
 /// An owned name in lower-case wire form.
@@ -88,9 +88,22 @@ pub struct Zone {
     pub(super) upstreams: Vec<Upstream>,
     /// Whether upstreams outside the named domains may not name private addresses.
     pub(super) rebind_protection: bool,
+    /// Where signatures of others' names are checked: what to begin with beside the built-in keys.
+    pub(super) anchors: Option<Vec<TrustAnchor>>,
     pub(super) nodes: HashMap<WireName, Node>,
     pub(super) addresses: HashMap<IpAddr, WireName>,
     pub(super) wildcards: bool,
+}
+
+/// In order, so that networks that trust the same keys share what was checked.
+fn anchors(dns: &Dns) -> Option<Vec<TrustAnchor>> {
+    let mut anchors = match dns.dnssec {
+        Dnssec::Off => return None,
+        Dnssec::Validate => dns.trust_anchors.clone(),
+    };
+    anchors.sort();
+    anchors.dedup();
+    Some(anchors)
 }
 
 impl Zone {
@@ -184,6 +197,7 @@ impl Zone {
             forward: dns.forward && (looks_out || !dns.upstreams.is_empty()),
             upstreams: dns.upstreams.clone(),
             rebind_protection: dns.rebind_protection,
+            anchors: anchors(dns),
             nodes: HashMap::new(),
             addresses: HashMap::new(),
             wildcards: false,

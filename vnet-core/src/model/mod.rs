@@ -4,6 +4,7 @@
 //! (overlapping subnets, two owners of a name) are [`World::admit`]'s. Documents become model values in
 //! [`crate::config`]; kernel state, rules, leases and answers are all functions of a `World`.
 
+mod anchor;
 mod boot;
 mod bridge;
 mod dhcp;
@@ -19,10 +20,11 @@ mod record;
 mod subnet;
 mod world;
 
+pub use anchor::TrustAnchor;
 pub use boot::{Arch, Boot, BootRule, Booting};
 pub use bridge::Bridge;
 pub use dhcp::{Dhcp4, Dhcp6, RaMode, Reservation4, Reservation6};
-pub use dns::{Dns, HostRecord, Upstream};
+pub use dns::{Dns, Dnssec, HostRecord, Upstream};
 pub use endpoint::{Endpoint, Transport};
 pub use forward::{Forward, ForwardKind, HostAccess, Nat};
 pub use network::{Network, Route4};

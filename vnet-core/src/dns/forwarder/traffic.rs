@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::super::NetworkId;
+use super::super::directory::{AnchorsId, GroupId, NetworkId};
 use super::super::response::Response;
 use super::super::servers::ServerId;
 use crate::model::Endpoint;
@@ -36,6 +36,18 @@ pub enum Way {
     Udp(usize, SocketAddr),
     /// A connection (by the shell's numbers: slot and generation).
     Tcp(usize, u64),
+    /// Whoever checks signatures, and needs this (by the shell's number) for it.
+    Check(u64),
+}
+
+impl Way {
+    /// Whether answers of any size go by it.
+    pub(in crate::dns) const fn is_wide(self) -> bool {
+        match self {
+            Self::Udp(..) => false,
+            Self::Tcp(..) | Self::Check(_) => true,
+        }
+    }
 }
 
 /// Somebody who waits for an answer.
@@ -77,6 +89,26 @@ pub enum Effect {
         /// What, without the length in front.
         message: Vec<u8>,
     },
+    /// Find out whether an answer's signatures are good: what has to be known for it is asked by
+    /// [`crate::dns::Resolver::ask_for`], and what came of it is told to [`crate::dns::Resolver::checked`].
+    Check(Question),
+}
+
+/// A question whose answer is to be checked.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// For what is asked for it, and for the outcome.
+    pub ticket: u64,
+    /// The name, in wire form.
+    pub name: Box<[u8]>,
+    /// The type.
+    pub rtype: u16,
+    /// Who is asked.
+    pub group: GroupId,
+    /// What to begin with.
+    pub anchors: AnchorsId,
+    /// How often those who are asked have become others: what was found out before does not hold after.
+    pub epoch: u64,
 }
 
 /// What became of a question.

@@ -8,6 +8,7 @@
 //! namespace of whoever called [`Dns::start`], and ends when the last handle is dropped.
 
 mod bus;
+mod checker;
 mod gateways;
 mod listen;
 mod mmsg;

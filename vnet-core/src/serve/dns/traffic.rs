@@ -233,6 +233,7 @@ impl Worker {
                     ticket,
                     message,
                 } => self.connect(now, server, endpoint.address, ticket, &message),
+                Effect::Check(question) => self.check(now, question),
             }
         }
         let some = !outgoing.is_empty();
@@ -287,10 +288,11 @@ impl Worker {
         answers.sort_by_key(|(way, _)| match way {
             Way::Udp(listener, _) => (0, *listener),
             Way::Tcp(connection, _) => (1, *connection),
+            Way::Check(_) => (2, 0),
         });
         let key = |way: &Way| match way {
             Way::Udp(listener, _) => Some(*listener),
-            Way::Tcp(..) => None,
+            Way::Tcp(..) | Way::Check(_) => None,
         };
         for same in answers.chunk_by(|a, b| key(&a.0).is_some() && key(&a.0) == key(&b.0)) {
             match same[0].0 {
@@ -300,7 +302,7 @@ impl Worker {
                     };
                     let to = |way: &Way| match way {
                         Way::Udp(_, to) => Some(Address::of(*to)),
-                        Way::Tcp(..) => None,
+                        Way::Tcp(..) | Way::Check(_) => None,
                     };
                     let messages: Vec<_> = same
                         .iter()
@@ -318,6 +320,7 @@ impl Worker {
                         self.flush(index);
                     }
                 }
+                Way::Check(part) => self.tell_checker(part, same[0].1.clone()),
             }
         }
     }

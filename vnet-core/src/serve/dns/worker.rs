@@ -13,6 +13,7 @@ use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use tracing::{info, warn};
 
+use super::checker::Checker;
 use super::gateways::{Bound, Listener};
 use super::mmsg::{self, Batch};
 use super::outbound::Outbound;
@@ -45,6 +46,7 @@ pub(super) enum Token {
     Connection(usize),
     Upstream(usize),
     Secure(usize),
+    Checker,
 }
 
 impl Token {
@@ -57,6 +59,7 @@ impl Token {
             Self::Connection(i) => (4, i),
             Self::Upstream(i) => (5, i),
             Self::Secure(i) => (6, i),
+            Self::Checker => (7, 0),
         };
         kind << 56 | index as u64
     }
@@ -71,6 +74,7 @@ impl Token {
             4 => Some(Self::Connection(index)),
             5 => Some(Self::Upstream(index)),
             6 => Some(Self::Secure(index)),
+            7 => Some(Self::Checker),
             _ => None,
         }
     }
@@ -89,6 +93,7 @@ pub(super) struct Worker {
     pub(super) connections: Slab<Connection>,
     pub(super) outbound: Outbound,
     pub(super) secure: Secure,
+    pub(super) checker: Checker,
     pub(super) batch: Batch,
     pub(super) replies: Vec<Vec<u8>>,
     pub(super) generation: u64,
@@ -121,6 +126,7 @@ impl Worker {
             connections: Slab::default(),
             outbound: Outbound::default(),
             secure: Secure::new(setup.authorities),
+            checker: Checker::new()?,
             batch: Batch::new(),
             replies: vec![Vec::new(); mmsg::BATCH],
             generation: 0,
@@ -131,6 +137,11 @@ impl Worker {
             look_at: None,
         };
         worker.watch(&*worker.bell, Token::Bell, epoll::EventFlags::IN)?;
+        worker.watch(
+            worker.checker.descriptor(),
+            Token::Checker,
+            epoll::EventFlags::IN,
+        )?;
         match worker.resolv_conf.descriptor() {
             Some(fd) => worker.watch(fd, Token::ResolvConf, epoll::EventFlags::IN)?,
             None => worker.look_at = Some(Instant::now() + LOOK),
@@ -178,6 +189,7 @@ impl Worker {
                 Some(Token::Connection(i)) => self.on_connection(i),
                 Some(Token::Upstream(i)) => self.on_upstream(i),
                 Some(Token::Secure(i)) => self.on_secure(i),
+                Some(Token::Checker) => self.on_checker(),
                 None => {}
             }
         }

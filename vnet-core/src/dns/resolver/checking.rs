@@ -1,0 +1,261 @@
+//! Answers whose signatures are checked before anybody is told them (RFC 4035 section 5).
+//!
+//! ```text
+//!  question ──▶ cache of what was checked ──▶ the answer
+//!                  │ nothing there
+//!                  ▼
+//!              Effect::Check ──▶ the checker ──ask_for──▶ cache, upstreams (the answer itself, keys, delegations)
+//!                                          ◀────────────
+//!                  answer ◀──checked(outcome)──┘
+//! ```
+//! Who checks is not here (cryptography takes time, so it is done beside the thread that answers); here is who waits,
+//! what is kept, and how much may go on at once. What is asked for a check is asked as if by who waits for it: loops and
+//! greed are told by the same rules.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::super::cache::Key;
+use super::super::directory::{AnchorsId, GroupId, NetworkId};
+use super::super::forwarder::{Declined, Dice, Effect, Question, Waiter, Way};
+use super::super::response::{Age, Response};
+use super::super::slab::Slab;
+use super::super::wire::{HEADER, IN, Query, flag, put_opt, put_u16};
+use super::{Asker, Resolver, declined};
+
+/// Checks at a time, all together and of one asker.
+const MOST: (usize, u32) = (1_024, 256);
+/// Those that wait for one check.
+const MOST_WAITERS: usize = 256;
+
+/// What came of a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// It is as the zone says, or nobody says that the zone is signed.
+    Proven {
+        /// Whether it is signed.
+        secure: bool,
+        /// How long the signatures let it be kept, in seconds.
+        ttl: u32,
+        /// The answer, as [`Resolver::ask_for`] gave it.
+        message: Vec<u8>,
+    },
+    /// It is not what the zone says; the reason is of [`crate::dns::wire::ede`].
+    Bogus(u16),
+    /// Nobody knows: what is needed to check was not to be had.
+    Unknown,
+}
+
+/// All checks that go on.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    open: Slab<Check>,
+    by_key: HashMap<Box<[u8]>, usize>,
+    clients: HashMap<IpAddr, u32>,
+    generation: u64,
+    /// How often the host's resolvers have become others.
+    pub(super) epoch: u64,
+}
+
+#[derive(Debug)]
+struct Check {
+    key: Box<[u8]>,
+    group: GroupId,
+    client: IpAddr,
+    host: bool,
+    network: NetworkId,
+    generation: u64,
+    epoch: u64,
+    waiters: Vec<Waiter>,
+}
+
+impl Checks {
+    fn get(&self, ticket: u64) -> Option<(usize, &Check)> {
+        let slot = usize::try_from(ticket & 0xff_ffff).ok()?;
+        let check = self.open.get(slot)?;
+        (check.generation == ticket >> 24).then_some((slot, check))
+    }
+
+    fn wait(
+        &mut self,
+        key: &[u8],
+        group: GroupId,
+        waiter: Waiter,
+    ) -> Result<Option<u64>, Declined> {
+        let load = self.clients.entry(waiter.client).or_default();
+        if *load >= MOST.1 {
+            return Err(Declined::Busy);
+        }
+        if let Some(check) = self
+            .by_key
+            .get(key)
+            .and_then(|slot| self.open.get_mut(*slot))
+        {
+            // The host's own resolver asks what it was asked: it came back.
+            if waiter.host {
+                return Err(Declined::Loop);
+            }
+            if check.waiters.len() >= MOST_WAITERS {
+                return Err(Declined::Busy);
+            }
+            *load += 1;
+            check.waiters.push(waiter);
+            return Ok(None);
+        }
+        // The last eighth is for those who wait for nothing yet.
+        let full = self.open.len() >= MOST.0;
+        if full || *load > 0 && self.open.len() >= MOST.0 / 8 * 7 {
+            return Err(Declined::Busy);
+        }
+        *load += 1;
+        self.generation += 1;
+        let slot = self.open.insert(Check {
+            key: key.into(),
+            group,
+            client: waiter.client,
+            host: waiter.host,
+            network: waiter.network,
+            generation: self.generation,
+            epoch: self.epoch,
+            waiters: vec![waiter],
+        });
+        self.by_key.insert(key.into(), slot);
+        Ok(Some(self.generation << 24 | slot as u64 & 0xff_ffff))
+    }
+
+    fn end(&mut self, ticket: u64) -> Option<Check> {
+        let (slot, _) = self.get(ticket)?;
+        let check = self.open.remove(slot)?;
+        self.by_key.remove(&check.key);
+        for waiter in &check.waiters {
+            if let Some(load) = self.clients.get_mut(&waiter.client) {
+                *load = load.saturating_sub(1);
+                if *load == 0 {
+                    self.clients.remove(&waiter.client);
+                }
+            }
+        }
+        Some(check)
+    }
+}
+
+impl Resolver {
+    /// Answers with what was checked, now or when it is.
+    pub(super) fn check(
+        &mut self,
+        now: u64,
+        asker: &Asker<'_>,
+        group: GroupId,
+        anchors: AnchorsId,
+        query: &Query<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let key = Key::of(group, query).checked(anchors);
+        if self.kept(now, asker, group, &key, query, out).is_ok() {
+            return;
+        }
+        let counters = &mut self.counters[asker.from.network.index()];
+        match self.checks.wait(key.as_bytes(), group, asker.waiter(query)) {
+            Ok(ticket) => {
+                counters.forwarded += 1;
+                let Some(ticket) = ticket else { return };
+                self.forwarder.effects.push_back(Effect::Check(Question {
+                    ticket,
+                    name: query.name.as_bytes().into(),
+                    rtype: query.rtype,
+                    group,
+                    anchors,
+                    epoch: self.checks.epoch,
+                }));
+            }
+            Err(why) => declined(counters, why, query, out),
+        }
+    }
+
+    /// Asks what has to be known for a check. The answer comes at once, or later among the replies with this part.
+    pub fn ask_for(
+        &mut self,
+        now: u64,
+        dice: Dice<'_>,
+        ticket: u64,
+        part: u64,
+        name: &[u8],
+        rtype: u16,
+    ) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let message = question(name, rtype);
+        let (Some((_, check)), Ok(query)) = (self.checks.get(ticket), Query::parse(&message))
+        else {
+            return Some(out);
+        };
+        let from = super::From {
+            network: check.network,
+            address: check.client,
+            host: check.host,
+        };
+        let group = check.group;
+        let asker = Asker {
+            from: &from,
+            way: Way::Check(part),
+            private: true,
+        };
+        self.forward(now, dice, &asker, group, &query, &mut out);
+        (!out.is_empty()).then_some(out)
+    }
+
+    /// A check is over.
+    pub fn checked(&mut self, now: u64, ticket: u64, outcome: Checked) {
+        let Some(check) = self.checks.end(ticket) else {
+            return;
+        };
+        let Some(Ok(query)) = check.waiters.first().map(|w| Query::parse(&w.query)) else {
+            return;
+        };
+        let response = match outcome {
+            Checked::Proven {
+                secure,
+                ttl,
+                message,
+            } => {
+                let proven = Response::proven(&message, secure, query.dnssec_ok(), query.rtype);
+                proven.map(|proven| Response {
+                    ttl: proven.ttl.min(ttl),
+                    ..proven
+                })
+            }
+            Checked::Bogus(reason) => Response::bogus(&query, reason),
+            Checked::Unknown => None,
+        };
+        let answer = match response.map(Arc::new) {
+            Some(response) => {
+                // What was asked of those who are not asked any more is told, but not kept.
+                if check.epoch == self.checks.epoch {
+                    self.cache.insert(now, &check.key, &response);
+                }
+                Some((response, Age::Seconds(0)))
+            }
+            None => self
+                .cache
+                .find(now, &check.key)
+                .map(|hit| (hit.response, hit.age)),
+        };
+        for waiter in &check.waiters {
+            self.tell(waiter, answer.as_ref());
+        }
+    }
+}
+
+/// A question for a check: all that the zone has, checked by nobody before us (RFC 6840 section 5.9).
+fn question(name: &[u8], rtype: u16) -> Vec<u8> {
+    let mut message = vec![0; HEADER];
+    put_u16(&mut message, 2, flag::RD | flag::CD);
+    put_u16(&mut message, 4, 1);
+    put_u16(&mut message, 10, 1);
+    message.extend_from_slice(name);
+    for word in [rtype, IN] {
+        message.extend_from_slice(&word.to_be_bytes());
+    }
+    put_opt(&mut message, true, 0);
+    message
+}

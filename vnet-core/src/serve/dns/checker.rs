@@ -1,0 +1,292 @@
+//! Who checks signatures (DNSSEC, RFC 4033 to 4035): hickory's validator on a thread of its own, so that cryptography
+//! never holds up those who ask for something else.
+//!
+//! ```text
+//!  DNS thread ──Question──▶ checker (one runtime, one task a question)
+//!             ◀──Asked ───  what has to be known: the answer itself, keys, delegations
+//!             ──bytes ───▶
+//!             ◀──Done ────  what came of it
+//! ```
+//! What it asks goes by the DNS thread's own cache and upstreams: it has no socket. It is started with the first
+//! question there is for it, and ends with the thread that started it.
+
+mod proof;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use futures::{FutureExt as _, StreamExt as _, stream};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::xfer::DnsHandle;
+use hickory_resolver::proto::op::{DnsRequest, DnsResponse, ResponseCode};
+use hickory_resolver::proto::serialize::binary::BinEncodable as _;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, trace};
+
+use super::worker::Worker;
+use crate::dns::{AnchorsId, Checked, GroupId, Question};
+use crate::model::TrustAnchor;
+use proof::Validator;
+
+/// How long a check may take: a little less than those who wait for it do.
+const PATIENCE: Duration = Duration::from_millis(4_300);
+/// What may be asked for one check: an honest chain of a long name takes some thirty.
+const MOST_ASKED: u32 = 96;
+
+/// What the checker tells the DNS thread.
+pub(super) enum Event {
+    /// This has to be known for a check.
+    Asked {
+        ticket: u64,
+        name: Vec<u8>,
+        rtype: u16,
+        reply: oneshot::Sender<Vec<u8>>,
+    },
+    /// A check is over.
+    Done(u64, Checked),
+}
+
+type Job = (Question, Arc<[TrustAnchor]>);
+
+/// The DNS thread's end.
+pub(super) struct Checker {
+    jobs: Option<mpsc::UnboundedSender<Job>>,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    bell: Arc<OwnedFd>,
+    waiting: HashMap<u64, oneshot::Sender<Vec<u8>>>,
+    parts: u64,
+}
+
+impl Checker {
+    pub(super) fn new() -> io::Result<Self> {
+        let (sender, events) = channel();
+        Ok(Self {
+            jobs: None,
+            events,
+            sender,
+            bell: Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?),
+            waiting: HashMap::new(),
+            parts: 0,
+        })
+    }
+
+    /// What becomes readable when there is an event.
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.bell
+    }
+
+    fn start(&mut self) -> io::Result<&mpsc::UnboundedSender<Job>> {
+        if self.jobs.is_none() {
+            let (jobs, inbox) = mpsc::unbounded_channel();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()?;
+            let link = Link {
+                events: self.sender.clone(),
+                bell: Arc::clone(&self.bell),
+            };
+            std::thread::Builder::new()
+                .name("dnssec".to_owned())
+                .spawn(move || {
+                    let local = tokio::task::LocalSet::new();
+                    local.block_on(&runtime, run(inbox, link));
+                })?;
+            self.jobs = Some(jobs);
+        }
+        self.jobs.as_ref().ok_or(io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Worker {
+    /// Hands a question to the checker.
+    pub(super) fn check(&mut self, now: u64, question: Question) {
+        let (ticket, anchors) = (question.ticket, question.anchors);
+        let anchors = self.resolver.directory().anchors(anchors);
+        let sent = self
+            .checker
+            .start()
+            .map(|jobs| jobs.send((question, anchors)));
+        if let Ok(Ok(())) = sent {
+            return;
+        }
+        debug!("signatures cannot be checked");
+        self.checker.jobs = None;
+        self.resolver.checked(now, ticket, Checked::Unknown);
+    }
+
+    /// What the checker has to tell.
+    pub(super) fn on_checker(&mut self) {
+        let now = self.now();
+        let _ = rustix::io::read(&*self.checker.bell, &mut [0u8; 8]);
+        while let Ok(event) = self.checker.events.try_recv() {
+            match event {
+                Event::Done(ticket, outcome) => self.resolver.checked(now, ticket, outcome),
+                Event::Asked {
+                    ticket,
+                    name,
+                    rtype,
+                    reply,
+                } => {
+                    self.checker.parts += 1;
+                    let part = self.checker.parts;
+                    let dice = &mut || self.random.next();
+                    match self.resolver.ask_for(now, dice, ticket, part, &name, rtype) {
+                        // Who does not wait any more needs no answer.
+                        Some(message) => drop(reply.send(message)),
+                        None => drop(self.checker.waiting.insert(part, reply)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// What was asked for a check is answered.
+    pub(super) fn tell_checker(&mut self, part: u64, message: Vec<u8>) {
+        if let Some(reply) = self.checker.waiting.remove(&part) {
+            let _ = reply.send(message);
+        }
+    }
+}
+
+/// The checker's way to the DNS thread.
+#[derive(Clone)]
+struct Link {
+    events: Sender<Event>,
+    bell: Arc<OwnedFd>,
+}
+
+impl Link {
+    fn tell(&self, event: Event) {
+        // A thread that is gone needs to know nothing.
+        let _ = self.events.send(event);
+        let _ = rustix::io::write(&*self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// A check ends in any case, with or without an outcome: somebody waits for it.
+struct End {
+    link: Link,
+    ticket: u64,
+    outcome: Checked,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Checked::Unknown);
+        self.link.tell(Event::Done(self.ticket, outcome));
+    }
+}
+
+/// What the task of a question knows.
+struct Task {
+    ticket: u64,
+    asked: Cell<u32>,
+    /// Whether something that had to be known was not to be had: then a failure proves nothing.
+    missed: Rc<Cell<bool>>,
+}
+
+tokio::task_local! {
+    static TASK: Task;
+}
+
+type Validators = HashMap<(GroupId, AnchorsId), Validator>;
+
+/// All checks, one task each; those of the same upstreams and keys share what they found out.
+async fn run(mut inbox: mpsc::UnboundedReceiver<Job>, link: Link) {
+    let mut validators: Validators = HashMap::new();
+    let mut epoch = 0;
+    while let Some((question, anchors)) = inbox.recv().await {
+        if question.epoch != epoch {
+            validators.clear();
+            epoch = question.epoch;
+        }
+        let validator = validators
+            .entry((question.group, question.anchors))
+            .or_insert_with(|| {
+                let asks = Ask { link: link.clone() };
+                proof::validator(asks, proof::keys(&anchors))
+            });
+        let (validator, link) = (validator.clone(), link.clone());
+        tokio::task::spawn_local(async move {
+            let mut end = End {
+                link,
+                ticket: question.ticket,
+                outcome: Checked::Unknown,
+            };
+            let missed = Rc::new(Cell::new(false));
+            let task = Task {
+                ticket: question.ticket,
+                asked: Cell::new(0),
+                missed: Rc::clone(&missed),
+            };
+            let work = TASK.scope(task, proof::check(validator, &anchors, &question));
+            end.outcome = match tokio::time::timeout(PATIENCE, work).await {
+                Ok(Checked::Bogus(_)) | Err(_) if missed.get() => Checked::Unknown,
+                Ok(outcome) => outcome,
+                Err(_) => Checked::Unknown,
+            };
+        });
+    }
+}
+
+/// Asks the DNS thread.
+#[derive(Clone)]
+struct Ask {
+    link: Link,
+}
+
+type Answers = std::pin::Pin<Box<dyn futures::Stream<Item = Result<DnsResponse, NetError>> + Send>>;
+
+impl DnsHandle for Ask {
+    type Response = Answers;
+    type Runtime = TokioRuntimeProvider;
+
+    fn send(&self, request: DnsRequest) -> Answers {
+        let (reply, answer) = oneshot::channel();
+        let asked = TASK.try_with(|task| {
+            task.asked.set(task.asked.get() + 1);
+            let query = request
+                .queries
+                .first()
+                .filter(|_| task.asked.get() <= MOST_ASKED)?;
+            trace!(%query, "asked for a check");
+            self.link.tell(Event::Asked {
+                ticket: task.ticket,
+                name: query.name().to_lowercase().to_bytes().ok()?,
+                rtype: query.query_type().into(),
+                reply,
+            });
+            Some(())
+        });
+        if !matches!(asked, Ok(Some(()))) {
+            return stream::once(async { Err(NetError::Busy) }).boxed();
+        }
+        let answer = answer.map(|message| {
+            let response = response(message.ok());
+            if response.is_err() {
+                let _ = TASK.try_with(|task| task.missed.set(true));
+            }
+            response
+        });
+        stream::once(answer).boxed()
+    }
+}
+
+fn response(message: Option<Vec<u8>>) -> Result<DnsResponse, NetError> {
+    let response = DnsResponse::from_buffer(message.ok_or(NetError::Timeout)?)?;
+    let known = [ResponseCode::NoError, ResponseCode::NXDomain];
+    if known.contains(&response.response_code) {
+        Ok(response)
+    } else {
+        Err(NetError::Message("no upstream knows"))
+    }
+}
