@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+use vnet_core::config::native::RangeDoc;
 use vnet_core::host::Kernel;
 use vnet_core::serve::dns::{Dns, SYSTEM_BUS, Setup};
 use vnet_core::serve::files::LeaseFiles;
@@ -256,7 +257,7 @@ fn describe(network: &NetworkView) -> String {
         .iter()
         .filter_map(|s| s.dhcp.as_ref()?.ranges.as_ref())
         .flatten();
-    let ranges: Vec<&str> = ranges.map(String::as_str).collect();
+    let ranges: Vec<&str> = ranges.map(RangeDoc::text).collect();
     if !ranges.is_empty() {
         text.push_str(&format!(", DHCP {}", ranges.join(" ")));
     }

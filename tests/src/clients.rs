@@ -232,3 +232,41 @@ EXPIRE | FAIL | RELEASE | STOP) rm -f @LEASE@; ip -4 addr flush dev "$interface"
 esac
 exit 0
 "#;
+
+/// The file that a client's script leaves: `name=value` lines.
+#[must_use]
+pub fn value(text: &str, name: &str) -> String {
+    let mut lines = text.lines();
+    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    found.unwrap_or_default().to_owned()
+}
+
+/// ISC's client in DHCPv6 mode: what it learnt, once it is bound.
+pub fn dhclient6(ns: &Ns, config: &str) -> anyhow::Result<(Proc, String)> {
+    // It gives up at once on an interface that has no link-local address yet.
+    wait_for("a link-local address", PATIENCE, || {
+        let all = ns.ip("-6 -o addr show dev eth0 scope link")?;
+        let usable = all.contains("fe80:") && !all.contains("tentative");
+        anyhow::ensure!(usable, "{all}");
+        Ok(())
+    })?;
+    let files = ns.scratch();
+    let learnt = files.join("learnt");
+    let script = format!(
+        "#!/bin/sh\ncase $reason in\nBOUND6|RENEW6|REBIND6) ip -6 addr replace $new_ip6_address/128 dev $interface\n\
+         env >{0}.new; mv {0}.new {0};;\nesac\nexit 0\n",
+        learnt.display()
+    );
+    let script = files.script("script", &script)?;
+    let config = files.write("conf", config)?;
+    let paths = [script, config, files.join("leases"), files.join("pid")];
+    let [script, config, leases, pid] = paths.map(|p| p.display().to_string());
+    let proc = ns.spawn(&[
+        "dhclient", "-6", "-d", "-v", "-sf", &script, "-cf", &config, "-lf", &leases, "-pf", &pid,
+        "eth0",
+    ])?;
+    let text = wait_for("a lease of dhclient -6", PATIENCE, || {
+        std::fs::read_to_string(&learnt).with_context(|| proc.log())
+    })?;
+    Ok((proc, text))
+}

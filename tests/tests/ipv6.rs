@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tests::clients::{dhclient6, value};
 use tests::world::finds;
 use tests::{Machine, Netd, Ns, World, tool, wait_for};
 
@@ -218,50 +219,13 @@ ip = "fd00:68::b055"
 name = "boss"
 "#;
 
-/// The file that a client's script leaves: `name=value` lines.
-fn value(text: &str, name: &str) -> String {
-    let mut lines = text.lines();
-    let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-    found.unwrap_or_default().to_owned()
-}
-
-/// ISC's client in DHCPv6 mode: what it learnt, once it is bound.
-fn dhclient(ns: &Ns, config: &str) -> anyhow::Result<(tests::Proc, String)> {
-    // It gives up at once on an interface that has no link-local address yet.
-    wait_for("a link-local address", WAIT, || {
-        let all = ns.ip("-6 -o addr show dev eth0 scope link")?;
-        let usable = all.contains("fe80:") && !all.contains("tentative");
-        anyhow::ensure!(usable, "{all}");
-        Ok(())
-    })?;
-    let files = ns.scratch();
-    let learnt = files.join("learnt");
-    let script = format!(
-        "#!/bin/sh\ncase $reason in\nBOUND6|RENEW6|REBIND6) ip -6 addr replace $new_ip6_address/128 dev $interface\n\
-         env >{0}.new; mv {0}.new {0};;\nesac\nexit 0\n",
-        learnt.display()
-    );
-    let script = files.script("script", &script)?;
-    let config = files.write("conf", config)?;
-    let paths = [script, config, files.join("leases"), files.join("pid")];
-    let [script, config, leases, pid] = paths.map(|p| p.display().to_string());
-    let proc = ns.spawn(&[
-        "dhclient", "-6", "-d", "-v", "-sf", &script, "-cf", &config, "-lf", &leases, "-pf", &pid,
-        "eth0",
-    ])?;
-    let text = wait_for("a lease of dhclient -6", WAIT, || {
-        std::fs::read_to_string(&learnt).with_context(|| proc.log())
-    })?;
-    Ok((proc, text))
-}
-
 #[test]
 fn dhclient_gets_a_ports_address_and_its_name() -> anyhow::Result<()> {
     let test = "dhclient_gets_a_ports_address_and_its_name";
     on(STATEFUL, test, &["dhclient", "dig"], |_, mut netd| {
         let alice = guest(&netd, "alice", &[])?;
         let config = "also request dhcp6.name-servers, dhcp6.domain-search;";
-        let (_client, learnt) = dhclient(&alice.ns, config)?;
+        let (_client, learnt) = dhclient6(&alice.ns, config)?;
         let ip = value(&learnt, "new_ip6_address");
         assert!(ip.starts_with("fd00:68::10"), "{learnt}");
         let own = alice.port["addresses"].to_string();
@@ -296,7 +260,7 @@ fn a_reservation_by_mac_whatever_the_identifier() -> anyhow::Result<()> {
         world.host.ip(&format!("link set stray master {bridge}"))?;
         stray.ip("link set eth0 up")?;
         let config = "send dhcp6.client-id 00:02:00:00:ab:11:22:33:44;";
-        let (_client, learnt) = dhclient(&stray, config)?;
+        let (_client, learnt) = dhclient6(&stray, config)?;
         assert_eq!(
             value(&learnt, "new_ip6_address"),
             "fd00:68::b055",
@@ -419,7 +383,7 @@ fn both_kinds_of_addresses_and_a_routed_network() -> anyhow::Result<()> {
             .ip("-6 route add 2001:db8:66::/64 via 2001:db8:1::2")?;
         let alice = guest(&netd, "alice", &[])?;
         let made = address(&alice.ns, "2001:db8:66:")?;
-        let (_client, learnt) = dhclient(&alice.ns, "")?;
+        let (_client, learnt) = dhclient6(&alice.ns, "")?;
         let given = value(&learnt, "new_ip6_address");
         assert_ne!(made, given);
         for own in [&made, &given] {

@@ -101,7 +101,7 @@ fn a_name_is_enough() {
     let subnet = &network.subnets4[0];
     assert_eq!(subnet.address.to_string(), "192.168.122.1/24");
     let ranges = &subnet.dhcp.as_ref().unwrap().ranges;
-    assert_eq!(ranges[0].to_string(), "192.168.122.2-192.168.122.254");
+    assert_eq!(ranges[0].range.to_string(), "192.168.122.2-192.168.122.254");
     assert!(network.autostart && network.local_only && network.dns.forward);
 }
 
@@ -138,7 +138,7 @@ fn ranges_go_around_a_gateway_in_the_middle() {
         .unwrap()
         .ranges
         .iter()
-        .map(ToString::to_string)
+        .map(|r| r.range.to_string())
         .collect();
     assert_eq!(ranges, ["10.0.0.1-10.0.0.99", "10.0.0.101-10.0.0.254"]);
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 use clap::Subcommand;
 use serde::Serialize;
 use vnet_core::config::native::{
-    BridgeDoc, DhcpDoc, DomainDoc, ForwardDoc, NetworkDoc, SubnetDoc, from_toml,
+    BridgeDoc, DhcpDoc, DomainDoc, ForwardDoc, NetworkDoc, RangeDoc, SubnetDoc, from_toml,
 };
 
 use super::output::{Out, line, note, pairs, segment, table, yes};
@@ -239,7 +239,8 @@ fn dhcp(doc: &NetworkDoc) -> String {
         .subnet
         .iter()
         .filter_map(|s| s.dhcp.as_ref()?.ranges.as_ref());
-    ranges.flatten().cloned().collect::<Vec<_>>().join(", ")
+    let texts = ranges.flatten().map(RangeDoc::text);
+    texts.collect::<Vec<_>>().join(", ")
 }
 
 impl Create {

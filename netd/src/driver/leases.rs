@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use vnet_core::lease::Time;
-use vnet_core::model::{Network, Reservation4, World};
+use vnet_core::model::{Circuit, Network, Reservation4, World};
 use vnet_core::serve::files::Shown;
 use vnet_core::serve::leases::Lease;
 use vnet_core::types::{NetworkName, PortName};
@@ -165,6 +165,7 @@ fn reservation(world: &World, lease: &Lease, ip: Ipv4Addr) -> Result<Reservation
     Ok(Reservation4 {
         mac: lease.mac,
         client_id: lease.client_id.clone().filter(|_| lease.mac.is_none()),
+        circuit: Circuit::default(),
         name: lease.hostname.clone().filter(is_free),
         ip: Some(ip),
         lease_time: None,

@@ -1,6 +1,6 @@
 //! The verbs of published ports.
 
-use vnet_core::model::{Protocol, Publish, Reservation4, Target, World};
+use vnet_core::model::{Circuit, Protocol, Publish, Reservation4, Target, World};
 use vnet_core::types::NetworkName;
 
 use super::networks::keep;
@@ -91,6 +91,7 @@ impl Driver {
             dhcp.hosts.push(Reservation4 {
                 mac: Some(mac),
                 client_id: None,
+                circuit: Circuit::default(),
                 name: Some(guest.clone()),
                 ip: Some(ip),
                 lease_time: None,

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use super::native::{
     BootDoc, BootRuleDoc, BridgeDoc, DhcpDoc, DnsDoc, DomainDoc, ForwardDoc, HostDoc, NetworkDoc,
-    OptionDoc, PublishDoc, RecordDoc, ReservationDoc, RouteDoc, SubnetDoc, UpstreamDoc,
+    OptionDoc, PublishDoc, RangeDoc, RecordDoc, ReservationDoc, RouteDoc, SpecialRangeDoc,
+    SubnetDoc, UpstreamDoc,
 };
 use crate::model::{
-    Arch, Boot, BootRule, Bridge, Dhcp4, DhcpOption, DhcpOption6, Dns, Dnssec, Forward, Network,
-    Reservation4, Reservation6, Subnet4, Subnet6,
+    Arch, Boot, BootRule, Bridge, Dhcp4, DhcpOption, DhcpOption6, DhcpRange4, Dns, Dnssec, Forward,
+    Network, Reservation4, Reservation6, Subnet4, Subnet6,
 };
 use crate::types::LeaseTime;
 
@@ -119,7 +120,7 @@ fn dns(dns: &Dns) -> DnsDoc {
 fn subnet4(subnet: &Subnet4) -> SubnetDoc {
     let dhcp = |dhcp: &Dhcp4| DhcpDoc {
         mode: None,
-        ranges: Some(dhcp.ranges.iter().map(ToString::to_string).collect()),
+        ranges: Some(dhcp.ranges.iter().map(range4).collect()),
         lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
         options: options(dhcp.options.iter().map(DhcpOption::spell)),
         routes: Vec::new(),
@@ -158,7 +159,7 @@ fn subnet6(subnet: &Subnet6) -> SubnetDoc {
             ranges: Some(
                 dhcp.ranges
                     .iter()
-                    .map(|(a, b)| format!("{a}-{b}"))
+                    .map(|(a, b)| RangeDoc::Plain(format!("{a}-{b}")))
                     .collect(),
             ),
             lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
@@ -187,10 +188,36 @@ fn hex(bytes: &[u8]) -> String {
         .join(":")
 }
 
+fn range4(range: &DhcpRange4) -> RangeDoc {
+    let text = range.range.to_string();
+    if range.lease_time.is_none() && range.options.is_empty() {
+        return RangeDoc::Plain(text);
+    }
+    RangeDoc::Special(SpecialRangeDoc {
+        range: text,
+        lease_time: range.lease_time.map(|t| t.to_string()),
+        options: options(range.options.iter().map(DhcpOption::spell)),
+    })
+}
+
+/// What a relay says, as a text where it is one.
+fn agent_text(bytes: &[u8]) -> String {
+    let plain = |text: &&str| {
+        let visible = |c: char| c.is_ascii_graphic() || c == ' ';
+        text.chars().all(visible) && !text.starts_with("0x")
+    };
+    match std::str::from_utf8(bytes).ok().filter(plain) {
+        Some(text) => text.to_owned(),
+        None => format!("0x{}", hex(bytes).replace(':', "")),
+    }
+}
+
 fn reservation4(host: &Reservation4) -> ReservationDoc {
     ReservationDoc {
         mac: host.mac.map(|m| m.to_string()),
         client_id: host.client_id.as_deref().map(hex),
+        circuit_id: host.circuit.circuit_id.as_deref().map(agent_text),
+        remote_id: host.circuit.remote_id.as_deref().map(agent_text),
         duid: None,
         ip: host.ip.map(|ip| ip.to_string()),
         name: host.name.as_ref().map(ToString::to_string),

@@ -192,7 +192,7 @@ pub struct DhcpDoc {
     pub mode: Option<String>,
     /// What may be handed out, `10.50.0.2-10.50.0.99`. Left out: the whole subnet. `[]`: only reservations.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ranges: Option<Vec<String>>,
+    pub ranges: Option<Vec<RangeDoc>>,
     /// `45m`, `1h`, `7d`, `infinite` (`1h` when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_time: Option<String>,
@@ -211,6 +211,46 @@ pub struct DhcpDoc {
     /// Reservations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host: Vec<ReservationDoc>,
+}
+
+/// A range of addresses: a text, or (IPv4) a table that says what is special about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(
+    untagged,
+    expecting = "a range is a text like \"10.50.0.2-10.50.0.99\", or a table with `range` and perhaps `lease_time` and `options`"
+)]
+pub enum RangeDoc {
+    /// `10.50.0.2-10.50.0.99`.
+    Plain(String),
+    /// With its own terms.
+    Special(SpecialRangeDoc),
+}
+
+impl RangeDoc {
+    /// The addresses, as they are written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Plain(text) => text,
+            Self::Special(special) => &special.range,
+        }
+    }
+}
+
+/// A range with terms of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SpecialRangeDoc {
+    /// The addresses, `10.50.0.2-10.50.0.99`.
+    pub range: String,
+    /// Another lease time than the subnet's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_time: Option<String>,
+    /// Options that win over the subnet's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, OptionDoc>,
 }
 
 /// Network boot: what a machine without a system is told to load.
@@ -266,7 +306,8 @@ pub enum OptionDoc {
     Many(Vec<String>),
 }
 
-/// A reservation: who (`mac`, `client_id` or, for IPv6, `duid`; or only a name), and what.
+/// A reservation: who (`mac`, `client_id`, a relay's `circuit_id` and `remote_id` or, for IPv6, `duid`; or only a name),
+/// and what.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -277,6 +318,12 @@ pub struct ReservationDoc {
     /// IPv4: the client identifier, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
+    /// IPv4: the relay's circuit that the guest comes from (option 82): a text, or bytes as `0x0004`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circuit_id: Option<String>,
+    /// IPv4: what the relay says is at the circuit's other end (option 82): a text, or bytes as `0x0004`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote_id: Option<String>,
     /// IPv6: the DUID, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duid: Option<String>,

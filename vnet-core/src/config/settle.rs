@@ -2,6 +2,7 @@
 
 mod boot;
 mod subnet;
+mod subnet6;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

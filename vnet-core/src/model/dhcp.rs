@@ -7,7 +7,7 @@ use crate::types::{Ipv6Net, LeaseTime, Mac, PortName, Range4};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dhcp4 {
     /// What may be handed out, in order; within the subnet, without overlaps.
-    pub ranges: Vec<Range4>,
+    pub ranges: Vec<DhcpRange4>,
     /// Addresses that belong to somebody.
     pub hosts: Vec<Reservation4>,
     /// How long a lease lasts.
@@ -18,6 +18,44 @@ pub struct Dhcp4 {
     pub boot: Option<Boot>,
 }
 
+/// Addresses to be handed out, and what is special about them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DhcpRange4 {
+    /// The addresses.
+    pub range: Range4,
+    /// Another lease time than the subnet's.
+    pub lease_time: Option<LeaseTime>,
+    /// Options that win over the subnet's.
+    pub options: Vec<DhcpOption>,
+}
+
+impl From<Range4> for DhcpRange4 {
+    fn from(range: Range4) -> Self {
+        Self {
+            range,
+            lease_time: None,
+            options: Vec::new(),
+        }
+    }
+}
+
+/// Where a relay heard the client, in the words of its option 82 (RFC 3046). What is `None` may be anything.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Circuit {
+    /// The relay's circuit (suboption 1): its interface or port.
+    pub circuit_id: Option<Vec<u8>>,
+    /// Who is at the other end (suboption 2): a modem, a switch.
+    pub remote_id: Option<Vec<u8>>,
+}
+
+impl Circuit {
+    /// Whether it says nothing.
+    #[must_use]
+    pub const fn is_anywhere(&self) -> bool {
+        self.circuit_id.is_none() && self.remote_id.is_none()
+    }
+}
+
 /// An address, a name or both, kept for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation4 {
@@ -25,7 +63,9 @@ pub struct Reservation4 {
     pub mac: Option<Mac>,
     /// ...or by its client identifier (option 61, raw bytes)...
     pub client_id: Option<Vec<u8>>,
-    /// ...or, with neither, by the name it sends. Also the name it gets.
+    /// ...or by the relay's circuit that it comes from...
+    pub circuit: Circuit,
+    /// ...or, with none of these, by the name it sends. Also the name it gets.
     pub name: Option<PortName>,
     /// The address; `None` only names the client.
     pub ip: Option<Ipv4Addr>,

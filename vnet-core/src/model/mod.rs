@@ -23,7 +23,7 @@ mod world;
 pub use anchor::TrustAnchor;
 pub use boot::{Arch, Boot, BootRule, Booting};
 pub use bridge::Bridge;
-pub use dhcp::{Dhcp4, Dhcp6, RaMode, Reservation4, Reservation6};
+pub use dhcp::{Circuit, Dhcp4, Dhcp6, DhcpRange4, RaMode, Reservation4, Reservation6};
 pub use dns::{Dns, Dnssec, HostRecord, Upstream};
 pub use endpoint::{Endpoint, Transport};
 pub use forward::{Forward, ForwardKind, HostAccess, Nat};

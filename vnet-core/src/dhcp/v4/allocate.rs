@@ -46,8 +46,8 @@ impl Server {
     pub(super) fn subnets_for(&self, message: &Message<'_>) -> Vec<usize> {
         // RFC 3527 (a relay names the client's link), RFC 3011 (the client names its subnet).
         let link = message
-            .option(code::RELAY)
-            .and_then(link_selection)
+            .agent(code::agent::LINK)
+            .and_then(|link| Some(Ipv4Addr::from(<[u8; 4]>::try_from(link).ok()?)))
             .or_else(|| message.address(code::SUBNET_SELECTION));
         let relay = Some(message.giaddr).filter(|a| *a != Ipv4Addr::UNSPECIFIED);
         match link.or(relay) {
@@ -318,18 +318,6 @@ impl Server {
         }
         (changes, events)
     }
-}
-
-/// RFC 3527: suboption 5 of the relay's information.
-fn link_selection(mut data: &[u8]) -> Option<Ipv4Addr> {
-    while let [suboption, len, rest @ ..] = data {
-        let (value, rest) = rest.split_at_checked(usize::from(*len))?;
-        if *suboption == 5 {
-            return Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?));
-        }
-        data = rest;
-    }
-    None
 }
 
 /// Where in the pool a client's address is looked for first: the same place each time (FNV-1a, then a finish that

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::{Message, Reason, Scope, Sender, code};
 use crate::lease::Client;
-use crate::model::Reservation4;
+use crate::model::{Circuit, Reservation4};
 use crate::types::{Mac, PortName};
 
 /// Reservations by what they know their client by, for each subnet. Built once for a scope.
@@ -13,6 +13,7 @@ use crate::types::{Mac, PortName};
 pub(super) struct Directory {
     by_mac: BTreeMap<(usize, Mac), usize>,
     by_id: BTreeMap<(usize, Vec<u8>), usize>,
+    by_circuit: BTreeMap<(usize, Circuit), usize>,
     by_name: BTreeMap<(usize, PortName), usize>,
     /// Names that are a port's or a reservation's: no other guest gets them by asking.
     names: BTreeMap<PortName, Option<Mac>>,
@@ -27,6 +28,8 @@ pub(super) struct Guest {
     pub(super) client_id: Option<Vec<u8>>,
     /// The Ethernet source, where it is not `mac` and no relay's.
     pub(super) via: Option<Mac>,
+    /// Where a relay heard it.
+    pub(super) circuit: Circuit,
     /// The name that it says it has.
     pub(super) said: Option<PortName>,
     /// A port of ours.
@@ -46,13 +49,19 @@ impl Directory {
                     (None, Some(id), _) => {
                         directory.by_id.entry((at, id.clone())).or_insert(index);
                     }
+                    (None, None, _) if !host.circuit.is_anywhere() => {
+                        let key = (at, host.circuit.clone());
+                        directory.by_circuit.entry(key).or_insert(index);
+                    }
                     (None, None, Some(name)) => {
                         directory.by_name.entry((at, name.clone())).or_insert(index);
                     }
                     (None, None, None) => {}
                 }
                 if let Some(name) = &host.name
-                    && (host.mac.is_some() || host.client_id.is_some())
+                    && (host.mac.is_some()
+                        || host.client_id.is_some()
+                        || !host.circuit.is_anywhere())
                 {
                     directory.names.insert(name.clone(), host.mac);
                 }
@@ -77,8 +86,41 @@ impl Directory {
         };
         let by_mac = || self.by_mac.get(&(subnet, guest.mac?));
         let by_name = || self.by_name.get(&(subnet, guest.said.clone()?));
-        let index = by_mac().or_else(by_id).or_else(by_name)?;
+        let by_circuit = || self.of_circuit(subnet, &guest.circuit);
+        let index = by_mac()
+            .or_else(by_id)
+            .or_else(by_circuit)
+            .or_else(by_name)?;
         scope.subnets.get(subnet)?.hosts.get(*index)
+    }
+
+    /// The reservation for a circuit: for both its names, or for one of them.
+    fn of_circuit(&self, subnet: usize, at: &Circuit) -> Option<&usize> {
+        if at.is_anywhere() || self.by_circuit.is_empty() {
+            return None;
+        }
+        let only = |circuit_id: &Option<Vec<u8>>, remote_id: &Option<Vec<u8>>| Circuit {
+            circuit_id: circuit_id.clone(),
+            remote_id: remote_id.clone(),
+        };
+        let ways = [
+            at.clone(),
+            only(&at.circuit_id, &None),
+            only(&None, &at.remote_id),
+        ];
+        ways.into_iter()
+            .find_map(|way| self.by_circuit.get(&(subnet, way)))
+    }
+
+    /// The circuit that an address is kept for.
+    pub(super) fn circuit_of(&self, scope: &Scope, address: Ipv4Addr) -> Circuit {
+        let is_kept = |(at, index): (usize, usize)| {
+            let host = scope.subnets.get(at).and_then(|s| s.hosts.get(index));
+            host.is_some_and(|h| h.ip == Some(address))
+        };
+        let mut all = self.by_circuit.iter();
+        let found = all.find(|((at, _), index)| is_kept((*at, **index)));
+        found.map_or_else(Circuit::default, |((_, circuit), _)| circuit.clone())
     }
 
     /// Whether a name belongs to somebody else than this guest.
@@ -127,6 +169,10 @@ impl Guest {
             mac,
             client_id,
             via: from.mac.filter(|via| !relayed && Some(*via) != mac),
+            circuit: Circuit {
+                circuit_id: message.agent(code::agent::CIRCUIT).map(<[u8]>::to_vec),
+                remote_id: message.agent(code::agent::REMOTE).map(<[u8]>::to_vec),
+            },
             said: said_name(message),
             is_member: mac.is_some_and(|mac| scope.members.contains_key(&mac)),
         })

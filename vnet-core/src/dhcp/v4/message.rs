@@ -185,6 +185,23 @@ impl<'a> Message<'a> {
             .map(|(_, data)| data.as_ref())
     }
 
+    /// A suboption of what a relay says about the client (RFC 3046). Without a relay nobody may say it.
+    #[must_use]
+    pub fn agent(&self, suboption: u8) -> Option<&[u8]> {
+        if self.giaddr == Ipv4Addr::UNSPECIFIED {
+            return None;
+        }
+        let mut data = self.option(code::RELAY)?;
+        while let [found, len, rest @ ..] = data {
+            let (value, rest) = rest.split_at_checked(usize::from(*len))?;
+            if *found == suboption {
+                return Some(value);
+            }
+            data = rest;
+        }
+        None
+    }
+
     /// An option that is one address.
     #[must_use]
     pub fn address(&self, code: u8) -> Option<Ipv4Addr> {

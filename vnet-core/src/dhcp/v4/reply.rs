@@ -167,10 +167,12 @@ impl Draft<'_> {
         }
     }
 
-    /// The reservation's value of an option, else the subnet's.
+    /// The reservation's value of an option, else its range's, else the subnet's.
     fn value(&self, wanted: u8) -> Option<Cow<'_, [u8]>> {
         let own = self.host.map_or(&[][..], |h| &h.options);
-        match own.iter().find(|o| o.code == wanted) {
+        let special = self.subnet.special_of(self.yiaddr);
+        let special = special.map_or(&[][..], |s| &s.options);
+        match own.iter().chain(special).find(|o| o.code == wanted) {
             Some(option) => Some(Cow::Borrowed(&option.data)),
             None => self
                 .subnet

@@ -3,7 +3,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::code;
 use crate::lease::Pool;
-use crate::model::{Boot, DhcpOption, Forward, HostAccess, Network, Reservation4, Subnet4, World};
+use crate::model::{
+    Boot, DhcpOption, DhcpRange4, Forward, HostAccess, Network, Reservation4, Subnet4, World,
+};
 use crate::types::{DomainName, Ipv4Net, LeaseTime, Mac, NetworkName, PortName};
 
 /// All that DHCPv4 of one network follows from: a function of the world, replaced whole when the world changes.
@@ -28,6 +30,8 @@ pub struct Subnet {
     pub gateway: Ipv4Addr,
     /// What anybody may get.
     pub ranges: Vec<(IpAddr, IpAddr)>,
+    /// Those of them that have terms of their own.
+    pub special: Vec<DhcpRange4>,
     /// What belongs to somebody.
     pub hosts: Vec<Reservation4>,
     /// How long a lease lasts.
@@ -107,17 +111,24 @@ impl Subnet {
             net.prefix_len() < 31 && (address == net.network() || address == net.broadcast());
         net.contains(&address) && !edge && address != self.gateway
     }
+
+    /// The terms of the range that an address is of, if it has its own.
+    pub(super) fn special_of(&self, address: Ipv4Addr) -> Option<&DhcpRange4> {
+        self.special.iter().find(|s| s.range.contains(address))
+    }
 }
 
 fn subnet(network: &Network, subnet: &Subnet4) -> Option<Subnet> {
     let dhcp = subnet.dhcp.as_ref()?;
-    let range = |r: &crate::types::Range4| (IpAddr::V4(r.start()), IpAddr::V4(r.end()));
+    let range = |r: &DhcpRange4| (IpAddr::V4(r.range.start()), IpAddr::V4(r.range.end()));
+    let is_special = |r: &&DhcpRange4| r.lease_time.is_some() || !r.options.is_empty();
     let mut options = defaults(network, subnet);
     options.extend(by_code(&dhcp.options));
     Some(Subnet {
         prefix: subnet.prefix(),
         gateway: subnet.gateway(),
         ranges: dhcp.ranges.iter().map(range).collect(),
+        special: dhcp.ranges.iter().filter(is_special).cloned().collect(),
         hosts: dhcp.hosts.clone(),
         lease_time: dhcp.lease_time,
         options,

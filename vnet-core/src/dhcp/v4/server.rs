@@ -162,7 +162,11 @@ impl Server {
         {
             return Err(Reason::RateLimit);
         }
-        let guest = Guest::of(&self.scope, &self.directory, from, message)?;
+        let mut guest = Guest::of(&self.scope, &self.directory, from, message)?;
+        // A client that renews does so without its relay: it is of the circuit that its address is kept for.
+        if !relayed && self.is_theirs(message.ciaddr, &guest) {
+            guest.circuit = self.directory.circuit_of(&self.scope, message.ciaddr);
+        }
         match message.kind {
             MessageType::Discover => self.discover(now, from, message, &guest),
             MessageType::Request => self.request(now, from, message, &guest),
@@ -331,7 +335,7 @@ impl Server {
         guest: &Guest,
         (subnet, address): (usize, Ipv4Addr),
     ) -> Verdict {
-        let seconds = self.lease_seconds(message, guest, subnet);
+        let seconds = self.lease_seconds(message, guest, (subnet, address));
         let mut record = self.record(now, message, guest, address, seconds);
         record.hostname = self.name_for(guest, subnet, address);
         record.via = source_of(from, message).filter(|via| Some(*via) != record.mac);
@@ -453,7 +457,7 @@ impl Server {
             subnet: &self.scope.subnets[subnet],
             host: self.directory.host(&self.scope, subnet, guest),
             yiaddr: address,
-            lease: Some(self.lease_seconds(message, guest, subnet)),
+            lease: Some(self.lease_seconds(message, guest, (subnet, address))),
             name: name.as_ref(),
             domain: self.scope.domain.as_ref(),
             rapid: kind == MessageType::Ack && message.kind == MessageType::Discover,
@@ -461,12 +465,20 @@ impl Server {
         draft.reply(message, from)
     }
 
-    /// What the reservation or the subnet says; a client may ask for less.
-    fn lease_seconds(&self, message: &Message<'_>, guest: &Guest, subnet: usize) -> u32 {
+    /// What the reservation, the range or the subnet says; a client may ask for less.
+    fn lease_seconds(
+        &self,
+        message: &Message<'_>,
+        guest: &Guest,
+        (subnet, address): (usize, Ipv4Addr),
+    ) -> u32 {
         let own = self.directory.host(&self.scope, subnet, guest);
+        let subnet = &self.scope.subnets[subnet];
+        let special = || subnet.special_of(address)?.lease_time;
         let most = own
             .and_then(|h| h.lease_time)
-            .unwrap_or(self.scope.subnets[subnet].lease_time)
+            .or_else(special)
+            .unwrap_or(subnet.lease_time)
             .secs();
         match message.u32(code::LEASE_TIME) {
             Some(asked) => asked.max(SHORTEST_LEASE).min(most),

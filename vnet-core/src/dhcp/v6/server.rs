@@ -141,19 +141,19 @@ impl Server {
                 &body,
             )))
         };
+        // Only a client's own unicast is one: a relay sends by unicast as it likes.
+        let unicast = from.unicast && message.relays.is_empty();
         match message.kind {
             MessageType::Solicit => Ok(self.solicit(now, &talk)),
-            MessageType::Request if from.unicast => reply(self, use_multicast()),
+            MessageType::Request if unicast => reply(self, use_multicast()),
             MessageType::Request => Ok(self.grant_all(now, &talk)),
-            MessageType::Renew if from.unicast => reply(self, use_multicast()),
+            MessageType::Renew if unicast => reply(self, use_multicast()),
             MessageType::Renew | MessageType::Rebind => Ok(self.grant_all(now, &talk)),
             MessageType::Confirm => {
                 let body = self.confirm(&talk)?;
                 reply(self, body)
             }
-            MessageType::Release | MessageType::Decline if from.unicast => {
-                reply(self, use_multicast())
-            }
+            MessageType::Release | MessageType::Decline if unicast => reply(self, use_multicast()),
             MessageType::Release | MessageType::Decline => Ok(self.take_all(now, &talk)),
             MessageType::InformationRequest => {
                 let mut body = Vec::new();
