@@ -269,7 +269,7 @@ impl Session {
             Request::SetFeatures(bits) => self.set_features(bits),
             Request::GetProtocolFeatures => Ok(reply_u64(ProtocolFeatures::offered().0)),
             Request::SetProtocolFeatures(bits) => self.set_protocol(ProtocolFeatures(bits)),
-            Request::GetQueueNum => Ok(reply_u64(u64::from(self.device.config().max_queue_pairs))),
+            Request::GetQueueNum => Ok(reply_u64(self.queue_number())),
             Request::SetOwner | Request::ResetOwner | Request::SetLogFd => Ok(Answer::Ack),
             Request::SetMemTable(regions) => {
                 self.table.replace(&regions, fds)?;
@@ -364,6 +364,16 @@ impl Session {
             self.restart()?;
         }
         Ok(Answer::Ack)
+    }
+
+    /// How many queues a frontend may have, in the unit in which it counts: QEMU (it alone takes RARP) counts pairs,
+    /// those on rust-vmm's crates (cloud-hypervisor, crosvm) count rings, and refuse to start when there are too few.
+    fn queue_number(&self) -> u64 {
+        if self.protocol.has(ProtocolFeatures::RARP) {
+            u64::from(self.device.config().max_queue_pairs)
+        } else {
+            u64::from(self.queues())
+        }
     }
 
     fn set_protocol(&mut self, wanted: ProtocolFeatures) -> Result<Answer, Refusal> {
