@@ -4,8 +4,10 @@
 //! text; `serve` writes them, whole and by rename, so that no reader ever sees half of one.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{Client, LeaseRecord, Time};
 use crate::types::{Mac, PortName};
@@ -14,7 +16,9 @@ use crate::types::{Mac, PortName};
 #[must_use]
 pub fn status<'a>(leases: impl IntoIterator<Item = &'a LeaseRecord>, now: Time) -> String {
     let held = leases.into_iter().filter(|l| l.is_held(now));
-    Value::Array(held.filter_map(entry).collect()).to_string()
+    let entries: Vec<Entry<'_>> = held.filter_map(Entry::of).collect();
+    // Text and numbers in a vector: there is nothing in it that JSON could not say.
+    serde_json::to_string(&entries).unwrap_or_default()
 }
 
 /// `<bridge>.macs`: each guest and its MACs.
@@ -27,24 +31,37 @@ pub fn macs(guests: &BTreeMap<PortName, Vec<Mac>>) -> String {
     Value::Array(guests.collect()).to_string()
 }
 
-/// One lease; `None` where the MAC is not known, without which readers can do nothing.
-fn entry(lease: &LeaseRecord) -> Option<Value> {
-    let mut entry = Map::new();
-    let mut put = |key: &str, value: Value| drop(entry.insert(key.to_owned(), value));
-    put("ip-address", lease.address.to_string().into());
-    put("mac-address", lease.mac?.to_string().into());
-    if let Some(name) = &lease.hostname {
-        put("hostname", name.as_str().into());
+/// One lease, in the readers' words.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Entry<'a> {
+    ip_address: IpAddr,
+    mac_address: Mac,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iaid: Option<String>,
+    expiry_time: u64,
+}
+
+impl<'a> Entry<'a> {
+    /// `None` where the MAC is not known, without which readers can do nothing.
+    fn of(lease: &'a LeaseRecord) -> Option<Self> {
+        Some(Self {
+            ip_address: lease.address,
+            mac_address: lease.mac?,
+            hostname: lease.hostname.as_ref().map(PortName::as_str),
+            client_id: lease.client_id.as_deref().map(hex),
+            iaid: match &lease.client {
+                Client::Ia { iaid, .. } => Some(iaid.to_string()),
+                Client::Mac(_) | Client::Id(_) => None,
+            },
+            // Zero is libvirt's word for "never".
+            expiry_time: lease.expires.as_unix().unwrap_or(0),
+        })
     }
-    if let Some(id) = &lease.client_id {
-        put("client-id", hex(id).into());
-    }
-    if let Client::Ia { iaid, .. } = &lease.client {
-        put("iaid", iaid.to_string().into());
-    }
-    // Zero is libvirt's word for "never".
-    put("expiry-time", lease.expires.as_unix().unwrap_or(0).into());
-    Some(Value::Object(entry))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -120,19 +120,33 @@ impl LeaseRecord {
         out
     }
 
+    /// The two halves of a key: the network's name, and the address.
+    ///
+    /// # Errors
+    /// [`Bad`] for bytes that are no key.
+    pub fn split(key: &[u8]) -> Result<(&[u8], IpAddr), Bad> {
+        let zero = key.iter().position(|b| *b == 0).ok_or(Bad)?;
+        let (network, address) = (&key[..zero], &key[zero + 1..]);
+        let v4 = || {
+            Some(IpAddr::V4(Ipv4Addr::from(
+                <[u8; 4]>::try_from(address).ok()?,
+            )))
+        };
+        let v6 = || {
+            Some(IpAddr::V6(Ipv6Addr::from(
+                <[u8; 16]>::try_from(address).ok()?,
+            )))
+        };
+        Ok((network, v4().or_else(v6).ok_or(Bad)?))
+    }
+
     /// From a key and a value of the store.
     ///
     /// # Errors
     /// [`Bad`] for bytes of another version, or damaged ones.
     pub fn from_bytes(key: &[u8], value: &[u8]) -> Result<Self, Bad> {
-        let split = key.iter().position(|b| *b == 0).ok_or(Bad)?;
-        let network = text(&key[..split])?.parse().map_err(|_| Bad)?;
-        let address = &key[split + 1..];
-        let address = match (<[u8; 4]>::try_from(address), <[u8; 16]>::try_from(address)) {
-            (Ok(v4), _) => IpAddr::V4(Ipv4Addr::from(v4)),
-            (Err(_), Ok(v6)) => IpAddr::V6(Ipv6Addr::from(v6)),
-            (Err(_), Err(_)) => return Err(Bad),
-        };
+        let (network, address) = Self::split(key)?;
+        let network = text(network)?.parse().map_err(|_| Bad)?;
         let mut from = Reader(value);
         if from.byte()? != VERSION {
             return Err(Bad);

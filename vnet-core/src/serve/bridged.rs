@@ -93,8 +93,9 @@ impl<E> Bridged<E> {
         self.bridge.is_some() && self.link.as_ref().is_none_or(|link| link.doubtful)
     }
 
-    /// Reads at most so many batches of what waits, and sends what may be answered at once. `one` is given a frame,
-    /// whether its checksum is the kernel's word, our MAC, and where its answers go.
+    /// Reads at most so many batches of what waits, and sends what may be answered at once: batch by batch, so that who
+    /// asked is busy with the first answers when the last come. `one` is given a frame, whether its checksum is the
+    /// kernel's word, our MAC, and where its answers go.
     pub(super) fn read(
         &mut self,
         batches: usize,
@@ -118,8 +119,9 @@ impl<E> Bridged<E> {
             for (bytes, checked) in inbox.frames() {
                 one(bytes, checked, ours, &mut at_once);
             }
+            link.packets.send(&at_once);
+            at_once.clear();
         }
-        link.packets.send(&at_once);
     }
 }
 

@@ -1,7 +1,8 @@
 //! The files that others read (`lease::interop`), replaced whole: a reader sees the old one or the new one.
 //!
 //! [`LeaseFiles`] keeps them fresh. It hears of leases as everybody does, after they are on disk and the guest was
-//! told, and writes at most ten times a second: no ACK waits for a file.
+//! told, and writes at most ten times a second. No ACK waits for a file: the thread is its own and the last in line, for
+//! a file of sixty thousand leases is many milliseconds of work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Builder;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
@@ -21,6 +23,8 @@ use crate::types::{IfName, Mac, NetworkName, PortName};
 
 /// How long changes are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(100);
+/// How nice the thread is: as nice as can be.
+const NICE: i32 = 19;
 /// How much longer than a write the next one waits: a file of sixty thousand leases is no reason to write all day.
 const REST: u32 = 50;
 
@@ -33,26 +37,32 @@ pub struct Shown {
     pub guests: BTreeMap<PortName, Vec<Mac>>,
 }
 
-/// The handle of the task that keeps the files fresh; it ends with the handle.
+/// The handle of the thread that keeps the files fresh; it ends with the handle.
 #[derive(Debug, Clone)]
 pub struct LeaseFiles(UnboundedSender<(NetworkName, Option<Shown>)>);
 
 impl LeaseFiles {
-    /// Starts the task. The directory is made if it is not there.
+    /// Starts the thread. The directory is made if it is not there.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When one of them cannot be made.
     pub fn start(leases: Leases, directory: PathBuf) -> io::Result<Self> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o755).create(&directory)?;
         let (sender, receiver) = unbounded_channel();
-        tokio::spawn(keep_fresh(leases, directory, receiver));
+        let runtime = Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new()
+            .name("lease-files".to_owned())
+            .spawn(move || {
+                step_back();
+                runtime.block_on(keep_fresh(leases, directory, receiver));
+            })?;
         Ok(Self(sender))
     }
 
     /// What a network shows from now on; `None`: it is gone, and so are its files.
     pub fn tell(&self, network: NetworkName, shown: Option<Shown>) {
-        // Without the task there are no files to keep.
+        // Without the thread there are no files to keep.
         let _ = self.0.send((network, shown));
     }
 }
@@ -104,15 +114,20 @@ async fn keep_fresh(
             () = sleep_until(next), if !stale.is_empty() => {
                 let begun = Instant::now();
                 let texts = texts(&pages, &std::mem::take(&mut stale));
-                let at = directory.clone();
-                // Not on this thread: the driver lives here too.
-                let written = tokio::task::spawn_blocking(move || write_all(&at, &texts)).await;
-                if let Ok(Err(error)) = written {
+                if let Err(error) = write_all(&directory, &texts) {
                     tracing::warn!(%error, directory = %directory.display(), "lease files");
                 }
                 next = Instant::now() + GATHER.max(begun.elapsed() * REST);
             }
         }
+    }
+}
+
+/// Lets every other thread go first.
+fn step_back() {
+    let us = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(us), NICE) {
+        tracing::debug!(%error, "lease files are written at full priority");
     }
 }
 
