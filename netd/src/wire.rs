@@ -193,12 +193,43 @@ pub struct PortView {
     /// The vhost-user socket, for that kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
+    /// What its guest has of DHCP, and what it was refused; absent in the answer that attaches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp: Option<DhcpShare>,
     /// Arguments for QEMU.
     pub qemu: String,
     /// Arguments for cloud-hypervisor.
     pub cloud_hypervisor: String,
     /// Arguments for crosvm.
     pub crosvm: String,
+}
+
+/// What one port has of its network's DHCP, of both families, since the daemon started.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DhcpShare {
+    /// Addresses that clients behind it hold, were offered or declined.
+    pub addresses: u32,
+    /// Messages that were not read: too many a second.
+    pub over_rate: u64,
+    /// Addresses that were refused: it has all that one port may.
+    pub over_pool: u64,
+    /// Messages in another's name.
+    pub forged: u64,
+}
+
+impl DhcpShare {
+    /// What it was refused, in words.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<String> {
+        let all = [
+            (self.over_rate, "messages over its rate"),
+            (self.over_pool, "addresses over its limit"),
+            (self.forged, "messages in another's name"),
+        ];
+        let some = all.iter().filter(|(count, _)| *count > 0);
+        some.map(|(count, what)| format!("{count} {what}"))
+            .collect()
+    }
 }
 
 /// A lease.

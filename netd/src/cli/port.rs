@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::output::{Out, line, note, pairs, segment, table, yes};
 use super::{Client, Failure, Format};
-use crate::wire::{Outcome, PortRequest, PortView};
+use crate::wire::{DhcpShare, Outcome, PortRequest, PortView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -197,11 +197,24 @@ fn describe(port: &PortView) -> String {
             }
             .to_owned(),
         ),
+        ("DHCP", port.dhcp.as_ref().map_or_else(String::new, dhcp)),
         ("Socket", port.socket.clone().unwrap_or_default()),
         ("QEMU", port.qemu.clone()),
         ("cloud-hypervisor", port.cloud_hypervisor.clone()),
         ("crosvm", port.crosvm.clone()),
     ])
+}
+
+fn dhcp(share: &DhcpShare) -> String {
+    let addresses = match share.addresses {
+        1 => "1 address".to_owned(),
+        n => format!("{n} addresses"),
+    };
+    let refused = share.refusals();
+    if refused.is_empty() {
+        return addresses;
+    }
+    format!("{addresses}; refused {}", refused.join(", "))
 }
 
 fn rows(ports: &[PortView]) -> String {

@@ -174,8 +174,8 @@ impl Driver {
             Command::Autostart(name, on, reply) => {
                 drop(reply.send(self.autostart(&name, on).await))
             }
-            Command::Ports(of, reply) => drop(reply.send(Ok(self.show_ports(of.as_deref())))),
-            Command::Port(key, reply) => drop(reply.send(self.show_port(&key))),
+            Command::Ports(of, reply) => drop(reply.send(Ok(self.show_ports(of.as_deref()).await))),
+            Command::Port(key, reply) => drop(reply.send(self.look_at_port(&key).await)),
             Command::Attach(request, reply) => drop(reply.send(self.attach(request).await)),
             Command::Detach(key, reply) => drop(reply.send(self.detach(&key).await)),
             Command::OpenTap(key, queues, user, reply) => {

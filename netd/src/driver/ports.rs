@@ -9,11 +9,12 @@ use vnet_core::dhcp::v4::{Scope as DhcpScope, Server};
 use vnet_core::host::tap;
 use vnet_core::model::{Home, Network, Owner, Port, PortKey, PortKind, World};
 use vnet_core::plan::Scope;
-use vnet_core::serve::leases::Lease;
+use vnet_core::serve::leases::{Lease, Stats};
 use vnet_core::store::{Op, Table};
 use vnet_core::types::{IfName, Mac, NetworkName};
 
 use super::change::{forget, put};
+use super::view::share_of;
 use super::{Driver, Refusal, admit, ipv6};
 use crate::privilege;
 use crate::wire::{Outcome, PortRequest, PortView};
@@ -244,14 +245,25 @@ impl Driver {
         Ok(self.port_view(self.known_port(key)?))
     }
 
-    pub(super) fn show_ports(&self, of: Option<&str>) -> Vec<PortView> {
+    /// A port with what it has of DHCP.
+    pub(super) async fn look_at_port(&self, key: &PortKey) -> Result<PortView, Refusal> {
+        let port = self.known_port(key)?;
+        let stats = self.tools.leases.stats().await;
+        Ok(self.port_view_with(&stats, port))
+    }
+
+    pub(super) async fn show_ports(&self, of: Option<&str>) -> Vec<PortView> {
+        let stats = self.tools.leases.stats().await;
         let mine = |p: &&Port| of.is_none_or(|of| p.key.home.to_string() == of);
-        self.world
-            .ports
-            .values()
-            .filter(mine)
-            .map(|p| self.port_view(p))
-            .collect()
+        let ports = self.world.ports.values().filter(mine);
+        ports.map(|p| self.port_view_with(&stats, p)).collect()
+    }
+
+    fn port_view_with(&self, stats: &[Stats], port: &Port) -> PortView {
+        PortView {
+            dhcp: share_of(stats, port),
+            ..self.port_view(port)
+        }
     }
 
     /// The deletion of a network's leases that match, as writes of the same transaction.

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use vnet_core::config::native::NetworkDoc;
 use vnet_core::model::{Network, Port, PortKind};
-use vnet_core::serve::leases::Lease;
+use vnet_core::serve::leases::{Lease, Stats};
 use vnet_core::types::NetworkName;
 
 use super::{Driver, Refusal};
-use crate::wire::{NetworkView, PortView, Status};
+use crate::wire::{DhcpShare, NetworkView, PortView, Status};
 
 impl Driver {
     pub(super) async fn status(&self) -> Status {
@@ -18,6 +18,7 @@ impl Driver {
             .flat_map(|(name, all)| all.iter().map(move |w| format!("network {name}: {w}")));
         let mut warnings: Vec<String> = warnings.collect();
         warnings.extend(self.droppers().await);
+        warnings.extend(self.greedy().await);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -29,6 +30,24 @@ impl Driver {
             repairs: self.repairs,
             warnings,
         }
+    }
+
+    /// Ports that DHCP had to refuse something.
+    async fn greedy(&self) -> Vec<String> {
+        let stats = self.tools.leases.stats().await;
+        let ports = self.world.ports.values();
+        let told = ports.filter_map(|port| {
+            let share = share_of(&stats, port)?;
+            let refused = share.refusals();
+            (!refused.is_empty()).then(|| {
+                format!(
+                    "port {}: its guest wants more of DHCP than its share: {}",
+                    port.key,
+                    refused.join(", ")
+                )
+            })
+        });
+        told.collect()
     }
 
     /// Chains of others that drop our guests' packets: what one table accepts, the next may still drop.
@@ -118,12 +137,28 @@ impl Driver {
                 .home
                 .network()
                 .is_none_or(|n| self.world.active.contains(n)),
+            dhcp: None,
             qemu: qemu(port, socket.as_deref()),
             cloud_hypervisor: cloud_hypervisor(port, socket.as_deref()),
             crosvm: crosvm(port, socket.as_deref()),
             socket,
         }
     }
+}
+
+pub(super) fn share_of(stats: &[Stats], port: &Port) -> Option<DhcpShare> {
+    let network = port.key.home.network()?;
+    let share = stats
+        .iter()
+        .find(|s| s.network == *network)?
+        .shares
+        .get(&port.mac)?;
+    Some(DhcpShare {
+        addresses: share.addresses,
+        over_rate: share.over_rate,
+        over_pool: share.over_pool,
+        forged: share.forged,
+    })
 }
 
 fn qemu(port: &Port, socket: Option<&str>) -> String {

@@ -17,9 +17,45 @@ const COST: u64 = 1000;
 /// Addresses that clients behind one Ethernet source may hold between them, unless a relay speaks for them.
 pub(in crate::dhcp) const MOST_PER_SOURCE: u32 = 64;
 
+/// What one Ethernet source has of a DHCP server, and what it was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Share {
+    /// Addresses that clients behind it hold, were offered or declined.
+    pub addresses: u32,
+    /// Its messages that were not read: too many a second.
+    pub over_rate: u64,
+    /// Addresses that it was refused: it has all that it may.
+    pub over_pool: u64,
+    /// Its messages in another's name.
+    pub forged: u64,
+}
+
+impl Share {
+    /// Two servers' word on one source.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            addresses: self.addresses + other.addresses,
+            over_rate: self.over_rate + other.over_rate,
+            over_pool: self.over_pool + other.over_pool,
+            forged: self.forged + other.forged,
+        }
+    }
+}
+
+/// What a source is refused for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::dhcp) enum Refused {
+    Rate,
+    Pool,
+    Forged,
+}
+
 #[derive(Debug, Clone, Default)]
 pub(in crate::dhcp) struct Rates {
     buckets: BTreeMap<Mac, (Time, u64)>,
+    /// Only sources that were refused something, and of those the first so many.
+    refused: BTreeMap<Mac, Share>,
 }
 
 impl Rates {
@@ -36,6 +72,25 @@ impl Rates {
             *tokens -= COST;
         }
         enough
+    }
+
+    /// Counts what a source was refused.
+    pub(in crate::dhcp) fn refuse(&mut self, source: Option<Mac>, what: Refused) {
+        let Some(source) = source else { return };
+        if self.refused.len() >= MOST && !self.refused.contains_key(&source) {
+            return;
+        }
+        let share = self.refused.entry(source).or_default();
+        *match what {
+            Refused::Rate => &mut share.over_rate,
+            Refused::Pool => &mut share.over_pool,
+            Refused::Forged => &mut share.forged,
+        } += 1;
+    }
+
+    /// What a source was refused.
+    pub(in crate::dhcp) fn refused(&self, source: Mac) -> Share {
+        self.refused.get(&source).copied().unwrap_or_default()
     }
 
     fn forget_idle(&mut self, now: Time) {
@@ -73,8 +128,10 @@ mod tests {
         let mut rates = Rates::default();
         for n in 0..20_000u32 {
             let [a, b, c, d] = n.to_be_bytes();
-            rates.admits(Mac([2, 0, a, b, c, d]), Time(0));
+            let source = Mac([2, 0, a, b, c, d]);
+            rates.admits(source, Time(0));
+            rates.refuse(Some(source), Refused::Rate);
         }
-        assert!(rates.buckets.len() <= MOST);
+        assert!(rates.buckets.len() <= MOST && rates.refused.len() <= MOST);
     }
 }

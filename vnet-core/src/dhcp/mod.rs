@@ -13,3 +13,5 @@ mod limit;
 pub mod ra;
 pub mod v4;
 pub mod v6;
+
+pub use limit::Share;

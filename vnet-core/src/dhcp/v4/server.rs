@@ -5,7 +5,8 @@ use super::identity::{Directory, Guest};
 
 use super::reply::{Draft, nak};
 use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code};
-use crate::dhcp::limit::{MOST_PER_SOURCE, Rates};
+use crate::dhcp::Share;
+use crate::dhcp::limit::{MOST_PER_SOURCE, Rates, Refused};
 use crate::lease::{Book, Change, LeaseEvent, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
 use crate::types::{Mac, PortName};
 
@@ -69,6 +70,9 @@ impl Server {
         let reply = match &verdict {
             Verdict::Ignore(reason) => {
                 self.count_ignored(*reason);
+                if let Some(why) = refused(*reason) {
+                    self.rates.refuse(from.mac, why);
+                }
                 None
             }
             Verdict::Reply(reply) | Verdict::Probe { then: reply, .. } => Some(reply),
@@ -135,6 +139,15 @@ impl Server {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What an Ethernet source has of it.
+    #[must_use]
+    pub fn share(&self, source: Mac) -> Share {
+        Share {
+            addresses: self.book.count_via(source),
+            ..self.rates.refused(source)
+        }
     }
 
     /// The scope it serves.
@@ -512,6 +525,23 @@ impl Server {
     pub(super) fn is_source_full(&self, guest: &Guest) -> bool {
         let source = guest.via.or(guest.mac);
         source.is_some_and(|mac| self.book.count_via(mac) >= MOST_PER_SOURCE)
+    }
+}
+
+/// The refusals that are a source's own doing.
+const fn refused(reason: Reason) -> Option<Refused> {
+    match reason {
+        Reason::RateLimit => Some(Refused::Rate),
+        Reason::SourceLimit => Some(Refused::Pool),
+        Reason::ForgedSource | Reason::ForgedRelay => Some(Refused::Forged),
+        Reason::Malformed
+        | Reason::NotForServers
+        | Reason::NoIdentity
+        | Reason::NoSubnet
+        | Reason::Exhausted
+        | Reason::OtherServer
+        | Reason::NoLease
+        | Reason::Incomplete => None,
     }
 }
 

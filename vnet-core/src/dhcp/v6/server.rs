@@ -3,7 +3,8 @@ use std::net::Ipv6Addr;
 use super::bind::Changes;
 use super::message::{Ia, put, put_address, put_status, wrap};
 use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code, frame};
-use crate::dhcp::limit::{MOST_PER_SOURCE, Rates};
+use crate::dhcp::Share;
+use crate::dhcp::limit::{MOST_PER_SOURCE, Rates, Refused};
 use crate::lease::{Book, Client, LeaseEvent, LeaseKind, LeaseRecord, Time};
 use crate::types::{Mac, PortName};
 
@@ -76,7 +77,12 @@ impl Server {
             .decide(now, from, message)
             .unwrap_or_else(Verdict::Ignore);
         match &verdict {
-            Verdict::Ignore(reason) => self.count_ignored(*reason),
+            Verdict::Ignore(reason) => {
+                self.count_ignored(*reason);
+                if let Some(why) = refused(*reason) {
+                    self.rates.refuse(from.mac, why);
+                }
+            }
             Verdict::Reply(reply) | Verdict::Commit { then: reply, .. } => {
                 *self.counters.sent.entry(reply.kind).or_insert(0) += 1;
             }
@@ -113,6 +119,20 @@ impl Server {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What an Ethernet source has of it.
+    #[must_use]
+    pub fn share(&self, source: Mac) -> Share {
+        Share {
+            addresses: self.book.count_via(source),
+            ..self.rates.refused(source)
+        }
+    }
+
+    /// The ports that it knows.
+    pub fn members(&self) -> impl Iterator<Item = Mac> {
+        self.scope.members.keys().copied()
     }
 
     /// Every lease, lapsed ones too.
@@ -252,6 +272,13 @@ impl Server {
         source.is_some_and(|mac| self.book.count_via(mac) >= MOST_PER_SOURCE)
     }
 
+    /// Counts an address that was refused because the source has all that it may.
+    fn count_full(&mut self, guest: &Guest, refused: bool) {
+        if refused && self.is_source_full(guest) {
+            self.rates.refuse(guest.via, Refused::Pool);
+        }
+    }
+
     /// RFC 8415 section 18.3.1.
     fn solicit(&mut self, now: Time, talk: &Talk<'_>) -> Verdict {
         if talk.message.has(code::RAPID_COMMIT) {
@@ -269,6 +296,7 @@ impl Server {
                         .offer(address.into(), client, talk.guest.via, until);
                 }
             }
+            self.count_full(talk.guest, chosen.is_none());
             self.put_ia(&mut body, &ia, chosen, &[]);
         }
         put(&mut body, code::PREFERENCE, &[255]);
@@ -294,6 +322,7 @@ impl Server {
                 given.push(address);
                 self.grant(now, talk.guest, client, (at, address), &mut changes);
             }
+            self.count_full(talk.guest, chosen.is_none());
             self.put_ia(&mut body, &ia, chosen, &ia.addresses);
         }
         let then = self.reply(talk, MessageType::Reply, &body);
@@ -448,6 +477,20 @@ struct Talk<'a> {
     from: &'a Sender,
     message: &'a Message<'a>,
     guest: &'a Guest,
+}
+
+/// The refusals that are a source's own doing.
+const fn refused(reason: Reason) -> Option<Refused> {
+    match reason {
+        Reason::RateLimit => Some(Refused::Rate),
+        Reason::ForgedRelay => Some(Refused::Forged),
+        Reason::Malformed
+        | Reason::NotForServers
+        | Reason::Unicast
+        | Reason::NoSubnet
+        | Reason::OtherServer
+        | Reason::Incomplete => None,
+    }
 }
 
 fn committed(changes: Changes, then: Reply) -> Verdict {

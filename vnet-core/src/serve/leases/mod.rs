@@ -14,6 +14,7 @@
 mod turn;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -23,7 +24,7 @@ use rustix::fd::OwnedFd;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::dhcp::v4::{Counters, ReserveError, Scope};
-use crate::dhcp::{ra, v6};
+use crate::dhcp::{Share, ra, v6};
 use crate::lease::Tally;
 use crate::store::{Store, StoreError};
 use crate::types::{IfName, Mac, NetworkName, PortName};
@@ -112,6 +113,8 @@ pub struct Stats {
     pub counters6: v6::Counters,
     /// IPv6 addresses by state.
     pub tally6: Tally,
+    /// What each port has of both servers, and what it was refused.
+    pub shares: BTreeMap<Mac, Share>,
     /// Router advertisements sent.
     pub advertised: u64,
 }

@@ -484,14 +484,18 @@ impl Owed {
 fn stats(name: &NetworkName, network: &Network) -> Stats {
     let server = &network.dhcp4.server;
     let pools = server.book().pools();
+    let six = &network.dhcp6.server;
+    let ports = server.scope().members.keys().copied().chain(six.members());
+    let shares = ports.map(|mac| (mac, server.share(mac).and(six.share(mac))));
     Stats {
         network: name.clone(),
         counters: server.counters().clone(),
         tally: server.book().tally(),
         pool_total: pools.iter().map(crate::lease::Pool::total).sum(),
         pool_busy: pools.iter().map(crate::lease::Pool::busy).sum(),
-        counters6: network.dhcp6.server.counters().clone(),
-        tally6: network.dhcp6.server.book().tally(),
+        counters6: six.counters().clone(),
+        tally6: six.book().tally(),
+        shares: shares.collect(),
         advertised: network.ra.sent(),
     }
 }

@@ -1,0 +1,142 @@
+//! DHCP under attack: what one port sends is counted as its own and costs nobody else.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use dhcproto::Encodable as _;
+use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode};
+use serde_json::Value;
+use tests::{Machine, Netd, World, tool, wait_for};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const LAB: &str = r#"
+name = "lab"
+[[subnet]]
+address = "10.50.0.1/24"
+[subnet.dhcp]
+ranges = ["10.50.0.50-10.50.0.250"]
+"#;
+
+/// A machine's socket for messages of any client.
+fn mouth(machine: &Machine) -> anyhow::Result<UdpSocket> {
+    machine.ns.ip("route add 255.255.255.255 dev eth0")?;
+    let socket = machine.ns.enter(|| UdpSocket::bind("0.0.0.0:68"))??;
+    socket.set_broadcast(true)?;
+    Ok(socket)
+}
+
+fn discover(socket: &UdpSocket, client: u32, chaddr: [u8; 6]) -> anyhow::Result<()> {
+    let none = std::net::Ipv4Addr::UNSPECIFIED;
+    let mut message = Message::new_with_id(client, none, none, none, none, &chaddr);
+    message.set_opcode(Opcode::BootRequest);
+    let kind = DhcpOption::MessageType(MessageType::Discover);
+    message.opts_mut().insert(kind);
+    // What the queue does not take is not sent: a flood needs no more.
+    let _ = socket.send_to(&message.to_vec()?, "255.255.255.255:67");
+    Ok(())
+}
+
+fn of_client(client: u32) -> [u8; 6] {
+    let [a, b, c, d] = client.to_be_bytes();
+    [2, 0, a, b, c, d]
+}
+
+fn share(netd: &Netd, port: &str) -> anyhow::Result<Value> {
+    Ok(netd.json(&["port", "show", "lab", port])?["dhcp"].clone())
+}
+
+#[test]
+fn a_flood_is_counted_and_costs_its_sender_only() -> anyhow::Result<()> {
+    let name = "dhcp_fair::a_flood_is_counted_and_costs_its_sender_only";
+    if !tool::ready(name, &["nft", "busybox", "dnsmasq"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = Netd::start_quiet(&world.host)?;
+    netd.apply(LAB)?;
+    let mallory = Machine::plug(&netd, "lab", "mallory", &[])?;
+    mallory.lease()?;
+    let shown = netd.vnet(&["port", "show", "lab", "mallory"])?;
+    assert!(shown.contains("1 address\n"), "{shown}");
+    let flood = mouth(&mallory)?;
+    let own = mallory.mac.parse::<vnet_core::types::Mac>()?.octets();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| -> anyhow::Result<u32> {
+            let mut sent = 0;
+            while !over.load(Ordering::Relaxed) && sent < 200_000 {
+                // Its own messages, and every other one in somebody else's name.
+                let who = if sent % 2 == 0 { own } else { of_client(sent) };
+                discover(&flood, sent, who)?;
+                sent += 1;
+            }
+            Ok(sent)
+        });
+        let rest = || -> anyhow::Result<()> {
+            wait_for("the flood to be refused", PATIENCE, || {
+                let seen = share(&netd, "mallory")?;
+                let count = |what: &str| seen[what].as_u64().unwrap_or(0);
+                anyhow::ensure!(count("over_rate") > 1000 && count("forged") > 0, "{seen}");
+                Ok(())
+            })?;
+            let bob = Machine::plug(&netd, "lab", "bob", &[])?;
+            assert_eq!(bob.lease()?.ip, bob.address()?);
+            assert!(
+                !sending.is_finished(),
+                "the flood was over before the lease"
+            );
+            let theirs = share(&netd, "bob")?;
+            let none =
+                serde_json::json!({"addresses": 1, "over_rate": 0, "over_pool": 0, "forged": 0});
+            assert_eq!(theirs, none);
+            Ok(())
+        };
+        let ended = rest();
+        over.store(true, Ordering::Relaxed);
+        let sent = sending.join().expect("the flood")?;
+        eprintln!("{sent} messages were sent; {}", share(&netd, "mallory")?);
+        ended
+    })?;
+    let status = netd.vnet(&["status"])?;
+    assert!(
+        status.contains("lab/mallory") && status.contains("over its rate"),
+        "{status}"
+    );
+    let seen = share(&netd, "mallory")?;
+    assert_eq!(seen["addresses"], 1, "{seen}");
+    Ok(())
+}
+
+#[test]
+fn one_port_cannot_have_the_whole_pool() -> anyhow::Result<()> {
+    let name = "dhcp_fair::one_port_cannot_have_the_whole_pool";
+    if !tool::ready(name, &["nft", "busybox", "dnsmasq"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = Netd::start(&world.host)?;
+    netd.apply(LAB)?;
+    // Without the guard it may speak for others: a switch, a nested host.
+    let hog = Machine::plug(&netd, "lab", "hog", &["--guard", "off"])?;
+    hog.lease()?;
+    let socket = mouth(&hog)?;
+    let mut client = 0;
+    let seen = wait_for("the limit", PATIENCE, || {
+        for _ in 0..20 {
+            client += 1;
+            discover(&socket, client, of_client(client))?;
+        }
+        let seen = share(&netd, "hog")?;
+        let refused = seen["over_pool"].as_u64().unwrap_or(0);
+        anyhow::ensure!(refused > 10, "{seen}");
+        Ok(seen)
+    })?;
+    assert_eq!(seen["addresses"], 64, "{seen}");
+    let shown = netd.vnet(&["port", "show", "lab", "hog"])?;
+    assert!(shown.contains("addresses over its limit"), "{shown}");
+    let bob = Machine::plug(&netd, "lab", "bob", &[])?;
+    assert_eq!(bob.lease()?.ip, bob.address()?);
+    Ok(())
+}
