@@ -161,6 +161,12 @@ pub struct PortRequest {
     /// How many queues its tap can have (1 when left out, which is what every VMM opens).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
+    /// The most that comes in to the guest: `100mbit`, or `100mbit,burst=256k` (`vhost-user` only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_in: Option<String>,
+    /// The most that the guest sends out, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_out: Option<String>,
 }
 
 /// A port, and how to plug a guest into it.
@@ -188,6 +194,12 @@ pub struct PortView {
     pub guard: bool,
     /// Whether it may not reach other isolated ports.
     pub isolated: bool,
+    /// The most that comes in to the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_in: Option<String>,
+    /// The most that the guest sends out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_out: Option<String>,
     /// Whether it is in the kernel now (its network is started).
     pub live: bool,
     /// The vhost-user socket, for that kind.

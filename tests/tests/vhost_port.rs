@@ -8,13 +8,21 @@ use anyhow::{Context as _, ensure};
 use tests::process::PATIENCE;
 use tests::{Guest, Machine, Netd, Ns, tool, wait_for};
 
-const TOOLS: &[&str] = &["nft", "ping", "dig", "qemu-system-x86_64", "busybox"];
+const TOOLS: &[&str] = &[
+    "nft",
+    "ping",
+    "dig",
+    "iperf3",
+    "qemu-system-x86_64",
+    "busybox",
+];
 const SOON: Duration = Duration::from_secs(15);
 
 /// The line that attaching a port prints, adapted to this QEMU where the line leaves it open: how much memory, and no
 /// MSI-X (QEMU 7.2 translating cannot have it with vhost-user).
-fn attach(netd: &Netd, name: &str) -> anyhow::Result<String> {
-    let port = netd.json(&["port", "attach", "default", name, "--kind", "vhost-user"])?;
+fn attach(netd: &Netd, name: &str, more: &[&str]) -> anyhow::Result<String> {
+    let ask = ["port", "attach", "default", name, "--kind", "vhost-user"];
+    let port = netd.json(&[&ask, more].concat())?;
     let line = port["qemu"].as_str().context("no line for QEMU")?;
     let device = format!("netdev={name},");
     Ok(line
@@ -80,8 +88,8 @@ fn a_guest_by_the_printed_line_has_all_that_a_tap_guest_has() -> anyhow::Result<
     let netd = Netd::start(&host)?;
     let neighbour = Machine::plug(&netd, "default", "near", &[])?;
     neighbour.lease()?;
-    let web = boot("web", &attach(&netd, "web")?)?;
-    let db = boot("db", &attach(&netd, "db")?)?;
+    let web = boot("web", &attach(&netd, "web", &[])?)?;
+    let db = boot("db", &attach(&netd, "db", &[])?)?;
     let (webs, dbs) = (web.lease()?.to_string(), db.lease()?.to_string());
 
     // Lease and name by netd, and everybody reaches everybody.
@@ -172,7 +180,7 @@ fn a_killed_backend_or_daemon_costs_a_transfer_nothing_but_a_moment() -> anyhow:
     let host = Ns::new("vkill")?;
     let mut netd = Netd::start(&host)?;
     // A VMM that would never come again, were its connection to end.
-    let line = attach(&netd, "web")?.replace(",reconnect=1", "");
+    let line = attach(&netd, "web", &[])?.replace(",reconnect=1", "");
     let web = boot("web", &line)?;
     let port = netd.json(&["port", "attach", "default", "old"])?;
     let (tap, mac) = (port["interface"].as_str(), port["mac"].as_str());
@@ -222,7 +230,7 @@ fn a_vmm_comes_again_when_backend_and_daemon_were_killed_together() -> anyhow::R
     }
     let host = Ns::new("vboth")?;
     let mut netd = Netd::start(&host)?;
-    let web = boot("web", &attach(&netd, "web")?)?;
+    let web = boot("web", &attach(&netd, "web", &[])?)?;
     let address = web.lease()?.to_string();
     let process = backend(&netd)?;
     netd.kill9()?;
@@ -240,5 +248,54 @@ fn a_vmm_comes_again_when_backend_and_daemon_were_killed_together() -> anyhow::R
         host.run(&["ping", "-c1", "-W1", &address])?.ok()
     })
     .with_context(|| netd.log())?;
+    Ok(())
+}
+
+/// Seconds that two megabytes take, as iperf3 in the guest saw it.
+fn seconds(guest: &Guest, direction: &str) -> anyhow::Result<f64> {
+    let report = guest.run(&format!("iperf3 -J -n 2M {direction} -c 192.168.122.1"))?;
+    let report: serde_json::Value = serde_json::from_str(&report)?;
+    let seconds = report["end"]["sum_received"]["seconds"].as_f64();
+    seconds.with_context(|| format!("no time in {report}"))
+}
+
+#[test]
+fn a_limited_port_keeps_to_its_rates_also_in_the_next_process() -> anyhow::Result<()> {
+    if !tool::ready("vhost_port::a_limited_port", TOOLS) {
+        return Ok(());
+    }
+    let host = Ns::new("vrate")?;
+    let netd = Netd::start(&host)?;
+    let iperf = host.spawn(&["iperf3", "-s", "--forceflush"])?;
+    iperf.wait_log("listening", SOON)?;
+    // Refused with what to do: a kind that has none, and what is no rate.
+    for (args, word) in [
+        (["t", "--rate-in", "8mbit"], "vhost-user"),
+        (["t", "--rate-out", "fast"], "100mbit"),
+    ] {
+        let ran = netd.try_vnet(&[&["port", "attach", "default"][..], &args].concat())?;
+        ensure!(
+            ran.ok().is_err_and(|e| e.to_string().contains(word)),
+            "{args:?}"
+        );
+    }
+    let slow = ["--rate-in", "8mbit,burst=64k", "--rate-out", "8mbit"];
+    let guest = boot("slow", &attach(&netd, "slow", &slow)?)?;
+    let shown = netd.json(&["port", "show", "default", "slow"])?;
+    assert_eq!([&shown["rate_in"], &shown["rate_out"]], ["8mbit", "8mbit"]);
+    guest.lease()?;
+    // At a megabyte a second, less the burst. However slow the machine is, it is no faster.
+    for direction in ["", "-R"] {
+        let took = seconds(&guest, direction)?;
+        ensure!(took > 1.7, "{direction}: {took} s");
+    }
+    let process = backend(&netd)?;
+    host.run(&["kill", "-9", &process.to_string()])?.ok()?;
+    wait_for("the next process", SOON, || match backend(&netd) {
+        Ok(next) if next != process => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    let took = seconds(&guest, "")?;
+    ensure!(took > 1.7, "{took} s");
     Ok(())
 }

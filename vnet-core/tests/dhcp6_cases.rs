@@ -28,7 +28,7 @@ use uuid::Uuid;
 use vnet_core::config::{Fill, native};
 use vnet_core::dhcp::v6::{Message, Reply, Scope, Sender, Server, Verdict};
 use vnet_core::lease::{Change, LeaseRecord, Time};
-use vnet_core::model::{Home, Port, PortKey, PortKind, World};
+use vnet_core::model::{Home, Port, PortKey, PortKind, Qos, World};
 use vnet_core::types::Mac;
 
 #[test]
@@ -151,6 +151,7 @@ impl Case {
             guard: words.contains(&"guard"),
             isolated: false,
             queues: 1,
+            qos: Qos::default(),
         };
         self.world.ports.insert(key, port);
         self.configure();

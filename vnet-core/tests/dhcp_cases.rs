@@ -26,7 +26,7 @@ use uuid::Uuid;
 use vnet_core::config::{Fill, native};
 use vnet_core::dhcp::v4::{Destination, Message, Reply, Scope, Sender, Server, Verdict};
 use vnet_core::lease::{Change, LeaseRecord, Time};
-use vnet_core::model::{DhcpOption, Home, Port, PortKey, PortKind, World};
+use vnet_core::model::{DhcpOption, Home, Port, PortKey, PortKind, Qos, World};
 use vnet_core::types::Mac;
 
 #[test]
@@ -177,6 +177,7 @@ impl Case {
             guard: words.contains(&"guard"),
             isolated: false,
             queues: 1,
+            qos: Qos::default(),
         };
         self.world.ports.insert(key, port);
         self.configure();

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use proptest::prelude::*;
 use uuid::Uuid;
 use vnet_core::config::{Fill, native};
-use vnet_core::model::{Home, Owner, Port, PortKey, PortKind, World};
+use vnet_core::model::{Home, Owner, Port, PortKey, PortKind, Qos, World};
 use vnet_core::plan::fake::FakeHost;
 use vnet_core::plan::{
     self, BridgeOptions, HostState, Knob, Link, LinkKind, Plan, PortFlags, Step, Sysctl,
@@ -193,6 +193,7 @@ fn port(number: usize, home: usize, kind: u8, isolated: bool, wide: bool) -> Por
         guard: true,
         isolated,
         queues: if wide { 4 } else { 1 },
+        qos: Qos::default(),
     }
 }
 

@@ -61,6 +61,12 @@ pub(super) struct Attach {
     /// How many queues the tap can have; the VMM must then open it with as many.
     #[arg(long)]
     queues: Option<u16>,
+    /// The most that comes in to the guest: 100mbit, 1gbit or 100mbit,burst=256k (vhost-user only).
+    #[arg(long, value_name = "RATE")]
+    rate_in: Option<String>,
+    /// The most that the guest sends out, likewise.
+    #[arg(long, value_name = "RATE")]
+    rate_out: Option<String>,
 }
 
 fn on_off(text: &str) -> Result<bool, String> {
@@ -164,6 +170,8 @@ impl Attach {
             guard: self.guard,
             isolated: self.isolated,
             queues: self.queues,
+            rate_in: self.rate_in,
+            rate_out: self.rate_out,
         })
     }
 }
@@ -188,6 +196,8 @@ fn describe(port: &PortView) -> String {
         ("DNS name", port.dns_name.clone().unwrap_or_default()),
         ("Guard", if port.guard { "on" } else { "off" }.to_owned()),
         ("Isolated", yes(port.isolated)),
+        ("Rate in", port.rate_in.clone().unwrap_or_default()),
+        ("Rate out", port.rate_out.clone().unwrap_or_default()),
         (
             "State",
             if port.live {

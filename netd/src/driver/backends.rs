@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use vnet_core::firewall::Hold;
 use vnet_core::host::tap;
 use vnet_core::model::{Home, Port, PortKind, World};
-use vnet_core::types::Mtu;
+use vnet_core::types::{Mtu, Rate};
 
 use super::Driver;
 use super::keeper::{Keeper, Kept, KeptPort, MOST_FDS};
@@ -216,6 +216,7 @@ impl Backends {
         let mut ask = json!({
             "op": "add-port", "name": port.key.name, "mac": port.mac, "queues": port.queues, "mtu": wanted.mtu,
             "isolated": port.isolated, "guard": wanted.hold,
+            "send": limit(port.qos.outward), "receive": limit(port.qos.inward),
         });
         let left = left.filter(|_| self.socket(port).exists());
         let Some(left) = left else {
@@ -283,8 +284,18 @@ fn silent(home: &Home, why: &io::Error) -> String {
 /// What a process serves already it keeps, on today's terms.
 fn set(line: &mut Line, wanted: &Wanted<'_>) -> io::Result<()> {
     let port = wanted.port;
-    let ask = json!({ "op": "set-port", "name": port.key.name, "isolated": port.isolated, "guard": wanted.hold });
+    let ask = json!({
+        "op": "set-port", "name": port.key.name, "isolated": port.isolated, "guard": wanted.hold,
+        "send": limit(port.qos.outward), "receive": limit(port.qos.inward),
+    });
     line.ask(&ask, &[]).map(drop)
+}
+
+/// A rate in the words of the process.
+fn limit(rate: Option<Rate>) -> Value {
+    let bytes =
+        |rate: Rate| json!({ "per-second": rate.bytes_per_second(), "burst": rate.burst() });
+    json!({ "bytes": rate.map(bytes) })
 }
 
 /// A home's live vhost-user ports, by name.

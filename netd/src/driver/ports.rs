@@ -7,11 +7,11 @@ use std::os::fd::OwnedFd;
 
 use vnet_core::dhcp::v4::{Scope as DhcpScope, Server};
 use vnet_core::host::tap;
-use vnet_core::model::{Home, Network, Owner, Port, PortKey, PortKind, World};
+use vnet_core::model::{Home, Network, Owner, Port, PortKey, PortKind, Qos, World};
 use vnet_core::plan::Scope;
 use vnet_core::serve::leases::{Lease, Stats};
 use vnet_core::store::{Op, Table};
-use vnet_core::types::{IfName, Mac, NetworkName};
+use vnet_core::types::{IfName, Mac, NetworkName, Rate};
 
 use super::change::{forget, put};
 use super::view::share_of;
@@ -115,6 +115,7 @@ impl Driver {
             ipv6: wish.ipv6,
             guard: wish.guard.unwrap_or(true),
             queues: wish.queues,
+            qos: wish.qos,
         };
         if let Some(network) = network.filter(Network::owns_bridge) {
             addresses_fit(&network, &port)?;
@@ -295,6 +296,7 @@ struct Wish {
     guard: Option<bool>,
     isolated: Option<bool>,
     queues: u16,
+    qos: Qos,
 }
 
 impl Wish {
@@ -333,6 +335,17 @@ impl Wish {
                 "a tap has 1 to {MOST_QUEUES} queues, not {queues}"
             )));
         }
+        let rate = |text: &Option<String>| text.as_deref().map(str::parse::<Rate>).transpose();
+        let qos = Qos {
+            inward: rate(&request.rate_in)?,
+            outward: rate(&request.rate_out)?,
+        };
+        if !qos.is_unlimited() && !matches!(kind, PortKind::VhostUser { .. }) {
+            return Err(Refusal::Invalid(format!(
+                "rates are for vhost-user ports today, this one is {}: add --kind vhost-user, or limit its interface with tc",
+                kind.word()
+            )));
+        }
         let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
         for text in &request.ip {
             match text.parse() {
@@ -359,6 +372,7 @@ impl Wish {
             guard: request.guard,
             isolated: request.isolated,
             queues,
+            qos,
         })
     }
 
@@ -385,6 +399,16 @@ impl Wish {
             (
                 "isolation",
                 self.isolated.is_some_and(|i| i != port.isolated),
+            ),
+            (
+                "rate",
+                self.qos
+                    .inward
+                    .is_some_and(|_| self.qos.inward != port.qos.inward)
+                    || self
+                        .qos
+                        .outward
+                        .is_some_and(|_| self.qos.outward != port.qos.outward),
             ),
             (
                 "number of queues",

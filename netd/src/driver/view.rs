@@ -132,6 +132,8 @@ impl Driver {
             dns_name,
             guard: port.guard,
             isolated: port.isolated,
+            rate_in: port.qos.inward.map(|rate| rate.to_string()),
+            rate_out: port.qos.outward.map(|rate| rate.to_string()),
             live: port
                 .key
                 .home

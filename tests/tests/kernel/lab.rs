@@ -5,7 +5,7 @@ use tests::Ns;
 use uuid::Uuid;
 use vnet_core::config::{Fill, native};
 use vnet_core::host::Kernel;
-use vnet_core::model::{Home, Network, Port, PortKey, PortKind, World};
+use vnet_core::model::{Home, Network, Port, PortKey, PortKind, Qos, World};
 use vnet_core::plan::{self, Host as _, HostState, Scope};
 use vnet_core::types::IfName;
 
@@ -58,6 +58,7 @@ pub(crate) fn port(network: &str, label: &str, kind: PortKind, interface: &str) 
         guard: true,
         isolated: false,
         queues: 1,
+        qos: Qos::default(),
     }
 }
 

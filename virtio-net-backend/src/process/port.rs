@@ -10,7 +10,7 @@ use super::backlog::Backlog;
 use crate::device::header::HEADER_LEN;
 use crate::device::{Features, Frame, Gso, NetHeader, Received, Settings};
 use crate::switch::offload::{self, Accepts, Kind, Large, Partial, Pending, Segments, Work};
-use crate::transport::vhost_user::session::Refusal;
+use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
 
 /// Where the frontend comes from.

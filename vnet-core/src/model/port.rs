@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Qos;
 use crate::types::{IfName, Invalid, Mac, NetworkName, PortName, serde_as_text};
 
 /// Where a port is: on one of our networks, or on a plain bridge of the host.
@@ -165,6 +166,9 @@ pub struct Port {
     pub isolated: bool,
     /// How many queues a tap can have: 1 is what every VMM opens, more must be asked for on both sides.
     pub queues: u16,
+    /// How much it may carry (`vhost-user` only, so far).
+    #[serde(default, skip_serializing_if = "Qos::is_unlimited")]
+    pub qos: Qos,
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@
 mod mac;
 mod name;
 mod range;
+mod rate;
 mod units;
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::Mac;
 pub use name::{DomainName, IfName, NetworkName, PortName};
 pub use range::Range4;
+pub use rate::Rate;
 pub use units::{LeaseTime, Mtu};
 
 /// Why a text is not a value of its type: a sentence for the person who wrote it.

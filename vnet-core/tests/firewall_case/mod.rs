@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use vnet_core::config::{Fill, native};
-use vnet_core::model::{Home, Port, PortKey, PortKind, World};
+use vnet_core::model::{Home, Port, PortKey, PortKind, Qos, World};
 
 /// The cases of one folder: name and path, in order.
 pub(crate) fn cases(folder: &Path) -> Vec<(String, PathBuf)> {
@@ -116,6 +116,7 @@ fn port(doc: PortDoc) -> Port {
         key: doc.key.parse().expect("a key"),
         kind,
         queues: 1,
+        qos: Qos::default(),
         interface: doc.interface.parse().expect("an interface"),
         mac: doc.mac.parse().expect("a MAC"),
         ipv4: doc.ipv4,
@@ -169,6 +170,7 @@ pub(crate) fn nth_port(networks: u32, p: u32) -> Port {
         },
         kind: PortKind::Tap { owner: None },
         queues: 1,
+        qos: Qos::default(),
         interface: format!("vt{p}").parse().expect("a name"),
         mac: vnet_core::types::Mac::virtual_machine([a, b, c]),
         ipv4: vec![Ipv4Addr::from(0x0a00_0000 + n * 256 + host)],

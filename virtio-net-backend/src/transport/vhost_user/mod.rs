@@ -18,6 +18,7 @@ pub mod inflight;
 pub mod lost_memory;
 pub mod memory_table;
 pub mod message;
+pub mod refusal;
 pub mod session;
 pub mod vring;
 pub mod wire;

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use super::backend_channel::BackendChannel;
 use super::fds;
 use super::inflight::InflightMemory;
-use super::memory_table::{BadTable, MAX_SLOTS, MemoryTable, map_shared};
+use super::memory_table::{MAX_SLOTS, MemoryTable, map_shared};
 use super::message::{
-    self, F_LOG_ALL, F_PROTOCOL_FEATURES, Malformed, ProtocolFeatures, Request, VringAddresses,
+    self, F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeatures, Request, VringAddresses,
 };
+use super::refusal::Refusal;
 use super::vring::Vring;
 use super::wire::{Broken, Message, Wire};
 use crate::device::dirty::DirtyLog;
@@ -48,29 +49,6 @@ pub struct Served {
     pub events: Vec<Event>,
     /// The budget was used up: more requests may wait.
     pub more: bool,
-}
-
-/// Why a request was not obeyed.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// It is not one.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// The device said no.
-    #[error(transparent)]
-    Device(#[from] Refused),
-    /// Memory that cannot be used.
-    #[error(transparent)]
-    Memory(#[from] BadTable),
-    /// An fd is missing, too many, or of the wrong kind.
-    #[error("fd: {0}")]
-    Fd(io::Error),
-    /// A value out of range.
-    #[error("{0} is out of range")]
-    Range(&'static str),
-    /// A ring whose parts are not in guest memory.
-    #[error("ring {0} is outside guest memory")]
-    RingOutside(u16),
 }
 
 /// A session.
