@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::servers::Target;
 use super::wire::{NameBuf, is_under, parent};
 use super::zone::{Node, Record, WireName, Zone};
-use crate::model::{Endpoint, TrustAnchor};
+use crate::model::TrustAnchor;
 use crate::types::{DomainName, IpNet, NetworkName, PortName};
 
 /// A network in this directory: a small number instead of its name, for the path of every packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkId(pub(super) u32);
 
-/// A list of upstreams that are asked for one another. Number 0 is the host's own resolvers.
+/// A list of upstreams that are asked for one another. Number 0 stands for whomever the host asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub(super) u32);
 
@@ -35,7 +36,7 @@ impl GroupId {
         self.0 as usize
     }
 
-    /// The host's own resolvers.
+    /// Whomever the host asks about a name.
     pub const HOST: Self = Self(0);
 }
 
@@ -88,7 +89,7 @@ pub struct Directory {
     by_apex: HashMap<WireName, Vec<NetworkId>>,
     /// By the first address of each subnet; subnets never overlap.
     by_subnet: BTreeMap<IpAddr, (IpNet, NetworkId)>,
-    groups: Vec<Vec<Endpoint>>,
+    groups: Vec<Vec<Target>>,
     anchors: Vec<Arc<[TrustAnchor]>>,
     host: Option<DomainName>,
     serial: u32,
@@ -174,9 +175,9 @@ impl Directory {
         self.serial = self.serial.wrapping_add(1);
     }
 
-    /// The upstreams of a group that a zone named.
+    /// The upstreams of a group.
     #[must_use]
-    pub fn group(&self, id: GroupId) -> &[Endpoint] {
+    pub fn group(&self, id: GroupId) -> &[Target] {
         self.groups.get(id.0 as usize).map_or(&[], Vec::as_slice)
     }
 
@@ -243,7 +244,7 @@ impl Directory {
     }
 
     fn routes(&mut self, zone: &Zone) -> Vec<(WireName, GroupId)> {
-        let mut lists: BTreeMap<WireName, Vec<Endpoint>> = BTreeMap::new();
+        let mut lists: BTreeMap<WireName, Vec<Target>> = BTreeMap::new();
         for upstream in &zone.upstreams {
             let domain = upstream.domain.as_ref();
             let name = domain.and_then(|d| NameBuf::from_text(d.as_str()));
@@ -251,7 +252,7 @@ impl Directory {
             lists
                 .entry((&name).into())
                 .or_default()
-                .push(upstream.server.clone());
+                .push(upstream.server.clone().into());
         }
         let mut routes: Vec<_> = lists
             .into_iter()
@@ -262,7 +263,7 @@ impl Directory {
     }
 
     /// Networks with the same upstreams share them, and the cache behind them.
-    fn intern(&mut self, list: Vec<Endpoint>) -> GroupId {
+    pub(super) fn intern(&mut self, list: Vec<Target>) -> GroupId {
         let known = self.groups.iter().skip(1).position(|g| *g == list);
         let index = known.map_or(self.groups.len(), |i| i + 1);
         if known.is_none() {

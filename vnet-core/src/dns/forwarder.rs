@@ -415,6 +415,7 @@ impl Forwarder {
             server: id,
             address,
             lane,
+            link: server.link,
             message,
         });
     }
@@ -435,6 +436,7 @@ impl Forwarder {
         self.effects.push_back(Effect::Stream {
             server: to,
             endpoint: server.endpoint.clone(),
+            link: server.link,
             ticket: asking.ticket(slot),
             message,
         });
@@ -467,6 +469,7 @@ impl Forwarder {
         self.effects.push_back(Effect::Stream {
             server: to,
             endpoint: server.endpoint.clone(),
+            link: server.link,
             ticket: asking.ticket(slot),
             message,
         });

@@ -34,7 +34,7 @@ pub use answer::{Answer, From, Refusal};
 pub use directory::{AnchorsId, Change, Directory, GroupId, NameChange, NetworkId};
 pub use forwarder::{Dice, Effect, LANES, Limits, Question, Way};
 pub use resolver::{Checked, Counters, Resolver, Stats};
-pub use servers::ServerId;
+pub use servers::{ServerId, Target};
 pub use zone::Zone;
 
 /// How long a guest may remember a name we own, in seconds: short, so that a guest made anew is found at once.

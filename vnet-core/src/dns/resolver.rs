@@ -3,7 +3,7 @@
 mod checking;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::answer::{Answer, From, Refusal};
@@ -11,9 +11,8 @@ use super::cache::{Cache, Key};
 use super::directory::{Directory, GroupId, NameChange};
 use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Waiter, Way};
 use super::response::{Age, Response};
-use super::servers::ServerId;
-use super::wire::{self, Query, Reject, ede, flag, rcode};
-use crate::model::Endpoint;
+use super::servers::{ServerId, Target};
+use super::wire::{self, NameBuf, Query, Reject, ede, flag, rcode};
 use crate::types::NetworkName;
 pub use checking::Checked;
 use checking::Checks;
@@ -87,7 +86,7 @@ pub struct Resolver {
     /// The upstreams of each group, by number.
     groups: Vec<Option<Arc<[ServerId]>>>,
     checks: Checks,
-    host: Vec<Endpoint>,
+    host: Host,
     replies: Vec<(Way, Vec<u8>)>,
 }
 
@@ -102,7 +101,7 @@ impl Resolver {
             counters: Vec::new(),
             groups: Vec::new(),
             checks: Checks::default(),
-            host: Vec::new(),
+            host: Host::default(),
             replies: Vec::new(),
         }
     }
@@ -125,9 +124,20 @@ impl Resolver {
         self.directory.change(network, change);
     }
 
-    /// The host's own resolvers, in order.
-    pub fn follow(&mut self, resolvers: Vec<SocketAddr>) {
-        self.host = resolvers.into_iter().map(Endpoint::from).collect();
+    /// Whom the host asks, in order, and whom about names under some domains. What others have said stays with those
+    /// others: nobody is told what was true before.
+    pub fn follow(&mut self, others: Vec<Target>, domains: Vec<(String, Vec<Target>)>) {
+        let mut routes = Vec::new();
+        for (domain, list) in domains {
+            if let Some(name) = NameBuf::from_text(&domain) {
+                routes.push((name, self.directory.intern(list)));
+            }
+        }
+        routes.sort_by_key(|(name, _)| std::cmp::Reverse(name.as_bytes().len()));
+        self.host = Host {
+            others: self.directory.intern(others),
+            routes,
+        };
         self.groups.clear();
     }
 
@@ -187,9 +197,13 @@ impl Resolver {
             }
             Answer::Forward {
                 group,
-                private,
-                check,
+                mut private,
+                mut check,
             } => {
+                let (group, inner) = self.whom(group, query.name.as_bytes());
+                if inner {
+                    (private, check) = (true, None);
+                }
                 let asker = Asker { from, way, private };
                 match check {
                     None => self.forward(now, dice, &asker, group, &query, out),
@@ -370,6 +384,24 @@ impl Resolver {
         self.replies.push((waiter.way, out));
     }
 
+    /// Whom the host asks about a name, and whether that is about inner names. A link of our own, told to the host's
+    /// resolver by us, is nobody to ask.
+    fn whom(&mut self, group: GroupId, name: &[u8]) -> (GroupId, bool) {
+        if group != GroupId::HOST {
+            return (group, false);
+        }
+        for at in 0..self.host.routes.len() {
+            let (domain, group) = &self.host.routes[at];
+            if wire::is_under(name, domain.as_bytes()) {
+                let (group, inner) = (*group, domain.as_bytes().len() > 1);
+                if !self.servers(group).is_empty() {
+                    return (group, inner);
+                }
+            }
+        }
+        (self.host.others, false)
+    }
+
     /// The upstreams of a group, without any of our own gateways: asking ourselves would be a loop.
     fn servers(&mut self, group: GroupId) -> Arc<[ServerId]> {
         if self.groups.len() <= group.index() {
@@ -379,17 +411,31 @@ impl Resolver {
             return Arc::clone(servers);
         }
         let own: BTreeSet<IpAddr> = self.directory.gateways().collect();
-        let addresses = if group == GroupId::HOST {
-            &self.host
-        } else {
-            self.directory.group(group)
+        let foreign = |target: &&Target| {
+            let address = target.endpoint.address;
+            address.port() != 53 || !own.contains(&address.ip())
         };
-        let others = addresses
-            .iter()
-            .filter(|e| e.address.port() != 53 || !own.contains(&e.address.ip()));
-        let servers: Arc<[ServerId]> = others.map(|e| self.forwarder.servers.intern(e)).collect();
+        let others = self.directory.group(group).iter().filter(foreign);
+        let servers: Arc<[ServerId]> = others.map(|t| self.forwarder.servers.intern(t)).collect();
         self.groups[group.index()] = Some(Arc::clone(&servers));
         servers
+    }
+}
+
+/// Whom the host asks.
+#[derive(Debug)]
+struct Host {
+    others: GroupId,
+    /// About names under a domain, the longest first.
+    routes: Vec<(NameBuf, GroupId)>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            others: GroupId::HOST,
+            routes: Vec::new(),
+        }
     }
 }
 

@@ -8,6 +8,25 @@ use crate::model::Endpoint;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId(pub(super) u32);
 
+/// An upstream as it is found: where, how it is spoken to, and by which link of the host, if it is known only there (two
+/// links may each have a resolver at one address).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// Where it listens, and how it is spoken to.
+    pub endpoint: Endpoint,
+    /// The number of the link.
+    pub link: Option<u32>,
+}
+
+impl From<Endpoint> for Target {
+    fn from(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            link: None,
+        }
+    }
+}
+
 /// Silences in a row after which an upstream counts as down.
 const PATIENCE: u32 = 2;
 /// How long an upstream that is down is spared, at first and at most (milliseconds).
@@ -19,6 +38,7 @@ const WAIT: (u64, u64, u64) = (400, 200, 1_000);
 #[derive(Debug, Clone)]
 pub(super) struct Server {
     pub(super) endpoint: Endpoint,
+    pub(super) link: Option<u32>,
     /// Smoothed time to answer in milliseconds; 0 is unknown.
     smoothed: u64,
     silences: u32,
@@ -106,18 +126,19 @@ impl Server {
 #[derive(Debug, Default)]
 pub(super) struct Servers {
     all: Vec<Server>,
-    by_endpoint: HashMap<Endpoint, ServerId>,
+    by_target: HashMap<Target, ServerId>,
 }
 
 impl Servers {
-    pub(super) fn intern(&mut self, endpoint: &Endpoint) -> ServerId {
-        if let Some(id) = self.by_endpoint.get(endpoint) {
+    pub(super) fn intern(&mut self, target: &Target) -> ServerId {
+        if let Some(id) = self.by_target.get(target) {
             return *id;
         }
         let id = ServerId(u32::try_from(self.all.len()).unwrap_or(u32::MAX));
-        self.by_endpoint.insert(endpoint.clone(), id);
+        self.by_target.insert(target.clone(), id);
         self.all.push(Server {
-            endpoint: endpoint.clone(),
+            endpoint: target.endpoint.clone(),
+            link: target.link,
             smoothed: 0,
             silences: 0,
             down_until: 0,

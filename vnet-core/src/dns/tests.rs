@@ -156,6 +156,7 @@ impl Host {
                     server,
                     address,
                     lane,
+                    link: _,
                     message,
                 } => (address, server, lane, message),
                 Effect::Stream { .. } | Effect::Check(_) => panic!("only datagrams were expected"),
@@ -543,6 +544,70 @@ fn views() {
     assert_eq!(host.ask("lab", "77.2.94.10.in-addr.arpa. PTR"), "later");
 }
 
+fn targets(addresses: &[SocketAddr]) -> Vec<Target> {
+    let endpoints = addresses.iter().map(|a| crate::model::Endpoint::from(*a));
+    endpoints.map(Target::from).collect()
+}
+
+/// What the host asks is followed at once: a domain's names go where the domain is, what was kept of others is not told,
+/// and comes back with them; who of them is us is nobody to ask.
+#[test]
+fn domains_of_the_hosts_links_are_followed() {
+    let mut host = Host::new();
+    let (home, vpn) = (
+        ["192.0.2.1:53".parse().unwrap()],
+        ["192.0.2.7:53".parse().unwrap()],
+    );
+    let own = ["10.94.2.1:53".parse().unwrap()];
+    let routes = |list: &[(&str, &[SocketAddr])]| {
+        let all = list.iter();
+        all.map(|(domain, to)| ((*domain).to_owned(), targets(to)))
+            .collect()
+    };
+    host.resolver.follow(targets(&home), Vec::new());
+    let ask = |host: &mut Host| {
+        let said = host.ask("open", "app.corp.example. A");
+        let sent = host.sent();
+        let to = sent.first().map(|s| s.0.ip().to_string());
+        if let Some((to, server, lane, message)) = sent.into_iter().next() {
+            let address = to.ip().to_string();
+            let reply = answer(&message, &[&format!("app.corp.example. 300 A {address}")]);
+            host.receive(server, lane, &reply);
+        }
+        (said.split(" A ").nth(1).map(|s| s.replace(" | ", "")), to)
+    };
+    let asked = |to: &str| (None, Some(to.to_owned()));
+    let kept = |from: &str| (Some(from.to_owned()), None);
+    assert_eq!(ask(&mut host), asked("192.0.2.1"));
+    assert_eq!(ask(&mut host), kept("192.0.2.1"));
+    let connected = routes(&[
+        ("corp.example", &vpn),
+        ("example", &home),
+        ("open.test", &own),
+    ]);
+    host.resolver.follow(targets(&home), connected);
+    assert_eq!(
+        ask(&mut host),
+        asked("192.0.2.7"),
+        "what was kept is of others"
+    );
+    assert_eq!(ask(&mut host), kept("192.0.2.7"));
+    // Our own link is told to the host's resolver by us: no loop.
+    assert_eq!(host.ask("open", "no.open.test. A"), "later");
+    assert_eq!(host.sent()[0].0, home[0]);
+    host.resolver.follow(targets(&home), Vec::new());
+    assert_eq!(
+        ask(&mut host),
+        kept("192.0.2.1"),
+        "true again for the rest of its time"
+    );
+    // Everything by the VPN; and by us would be by nobody, so the others are asked.
+    host.resolver.follow(targets(&home), routes(&[(".", &vpn)]));
+    assert_eq!(ask(&mut host), kept("192.0.2.7"));
+    host.resolver.follow(targets(&home), routes(&[(".", &own)]));
+    assert_eq!(ask(&mut host), kept("192.0.2.1"));
+}
+
 /// The upstream's answer to a message: these records.
 fn answer(message: &[u8], records: &[&str]) -> Vec<u8> {
     use hickory_proto::rr::{RData, Record};
@@ -733,7 +798,7 @@ fn own_gateways_are_never_upstreams() {
     let resolvers: Vec<SocketAddr> = ["10.94.1.1:53", "192.0.2.99:53"]
         .map(|a| a.parse().unwrap())
         .into();
-    host.resolver.follow(resolvers);
+    host.resolver.follow(targets(&resolvers), Vec::new());
     host.ask("open", "example.com. A");
     let asked: Vec<IpAddr> = host.sent().iter().map(|s| s.0.ip()).collect();
     assert_eq!(asked, ["192.0.2.99".parse::<IpAddr>().unwrap()]);

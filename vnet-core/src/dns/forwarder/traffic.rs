@@ -74,6 +74,8 @@ pub enum Effect {
         address: SocketAddr,
         /// By which of its sockets.
         lane: u8,
+        /// By which link of the host only, if it is known only there.
+        link: Option<u32>,
         /// What.
         message: Vec<u8>,
     },
@@ -84,6 +86,8 @@ pub enum Effect {
         server: ServerId,
         /// Where, and how.
         endpoint: Endpoint,
+        /// By which link of the host only, if it is known only there.
+        link: Option<u32>,
         /// For the answer.
         ticket: u64,
         /// What, without the length in front.
@@ -107,8 +111,6 @@ pub struct Question {
     pub group: GroupId,
     /// What to begin with.
     pub anchors: AnchorsId,
-    /// How often those who are asked have become others: what was found out before does not hold after.
-    pub epoch: u64,
 }
 
 /// What became of a question.

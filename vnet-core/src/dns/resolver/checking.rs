@@ -54,8 +54,6 @@ pub(super) struct Checks {
     by_key: HashMap<Box<[u8]>, usize>,
     clients: HashMap<IpAddr, u32>,
     generation: u64,
-    /// How often the host's resolvers have become others.
-    pub(super) epoch: u64,
 }
 
 #[derive(Debug)]
@@ -66,7 +64,6 @@ struct Check {
     host: bool,
     network: NetworkId,
     generation: u64,
-    epoch: u64,
     waiters: Vec<Waiter>,
 }
 
@@ -117,7 +114,6 @@ impl Checks {
             host: waiter.host,
             network: waiter.network,
             generation: self.generation,
-            epoch: self.epoch,
             waiters: vec![waiter],
         });
         self.by_key.insert(key.into(), slot);
@@ -166,7 +162,6 @@ impl Resolver {
                     rtype: query.rtype,
                     group,
                     anchors,
-                    epoch: self.checks.epoch,
                 }));
             }
             Err(why) => declined(counters, why, query, out),
@@ -229,10 +224,7 @@ impl Resolver {
         };
         let answer = match response.map(Arc::new) {
             Some(response) => {
-                // What was asked of those who are not asked any more is told, but not kept.
-                if check.epoch == self.checks.epoch {
-                    self.cache.insert(now, &check.key, &response);
-                }
+                self.cache.insert(now, &check.key, &response);
                 Some((response, Age::Seconds(0)))
             }
             None => self

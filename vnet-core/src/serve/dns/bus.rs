@@ -1,12 +1,16 @@
 //! As much of D-Bus as calling a few methods takes: messages as bytes, and one connection that asks and waits.
 //!
-//! Little-endian, version 1, no file descriptors, no signals: what is not an answer to our last call is passed over. What
+//! Little-endian, version 1, no file descriptors: what is not an answer to our last call is passed over; of signals it is
+//! only told that there was one. What
 //! comes is bounded and checked; nothing in it can do more than fail the call.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd as _, BorrowedFd};
 
 /// How long a call may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -34,13 +38,13 @@ mod field {
 
 /// Whom a call goes to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Object {
-    pub(super) destination: &'static str,
-    pub(super) path: &'static str,
-    pub(super) interface: &'static str,
+pub(super) struct Object<'a> {
+    pub(super) destination: &'a str,
+    pub(super) path: &'a str,
+    pub(super) interface: &'a str,
 }
 
-const BUS: Object = Object {
+const BUS: Object<'static> = Object {
     destination: "org.freedesktop.DBus",
     path: "/org/freedesktop/DBus",
     interface: "org.freedesktop.DBus",
@@ -115,6 +119,23 @@ impl<'a> Reader<'a> {
         Some(byte)
     }
 
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.align(2);
+        let bytes = self.bytes.get(self.at..)?.first_chunk()?;
+        self.at += 2;
+        Some(u16::from_le_bytes(*bytes))
+    }
+
+    /// Where it stands.
+    pub(super) const fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The same values, read from a place on.
+    pub(super) const fn after(self, at: usize) -> Self {
+        Self { at, ..self }
+    }
+
     pub(super) fn u32(&mut self) -> Option<u32> {
         self.align(4);
         let bytes = self.bytes.get(self.at..)?.first_chunk()?;
@@ -168,7 +189,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The bytes of a call.
-fn call(serial: u32, to: Object, member: &str, signature: &str, body: &Writer) -> Vec<u8> {
+fn call(serial: u32, to: Object<'_>, member: &str, signature: &str, body: &Writer) -> Vec<u8> {
     let mut w = Writer(vec![b'l', METHOD_CALL, NO_AUTO_START, 1]);
     w.u32(u32::try_from(body.0.len()).unwrap_or(0));
     w.u32(serial);
@@ -257,6 +278,8 @@ fn answer(message: &[u8]) -> Option<Answer> {
 pub(super) struct Bus {
     socket: UnixStream,
     serial: u32,
+    /// Whether something else came while an answer was waited for.
+    heard: bool,
 }
 
 impl Bus {
@@ -265,7 +288,11 @@ impl Bus {
         let socket = UnixStream::connect(path)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        let mut bus = Self { socket, serial: 0 };
+        let mut bus = Self {
+            socket,
+            serial: 0,
+            heard: false,
+        };
         let user = rustix::process::geteuid().as_raw().to_string();
         let user: String = user.bytes().map(|b| format!("{b:02x}")).collect();
         bus.socket
@@ -310,7 +337,7 @@ impl Bus {
     /// Calls a method and waits for its answer. An error of the callee's is of kind `Other`.
     pub(super) fn call(
         &mut self,
-        to: Object,
+        to: Object<'_>,
         member: &str,
         signature: &str,
         body: &Writer,
@@ -323,13 +350,9 @@ impl Bus {
             if Instant::now() > until {
                 break;
             }
-            let mut head = [0; 16];
-            self.socket.read_exact(&mut head)?;
-            let (body, end) = length(&head).ok_or(io::ErrorKind::InvalidData)?;
-            let mut message = head.to_vec();
-            message.resize(end, 0);
-            self.socket.read_exact(&mut message[16..])?;
+            let (mut message, body) = self.next()?;
             let Some(answer) = answer(&message).filter(|a| a.to == self.serial) else {
+                self.heard = true;
                 continue;
             };
             return match answer.error {
@@ -338,6 +361,46 @@ impl Bus {
             };
         }
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Asks for signals: from now on they make the descriptor readable.
+    pub(super) fn listen(&mut self, to: &str) -> io::Result<()> {
+        let mut body = Writer::default();
+        body.text(to);
+        self.call(BUS, "AddMatch", "s", &body).map(drop)
+    }
+
+    /// What becomes readable when something comes.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether something came beside the answers, since this was asked last.
+    pub(super) fn heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// Reads what is there, for the sake of having been told.
+    pub(super) fn pass_over(&mut self) -> io::Result<()> {
+        for _ in 0..MOST_OTHERS {
+            let mut ready = [PollFd::new(&self.socket, PollFlags::IN)];
+            if poll(&mut ready, Some(&Timespec::default()))? == 0 {
+                break;
+            }
+            self.next()?;
+        }
+        Ok(())
+    }
+
+    /// The next message, and where its body begins.
+    fn next(&mut self) -> io::Result<(Vec<u8>, usize)> {
+        let mut head = [0; 16];
+        self.socket.read_exact(&mut head)?;
+        let (body, end) = length(&head).ok_or(io::ErrorKind::InvalidData)?;
+        let mut message = head.to_vec();
+        message.resize(end, 0);
+        self.socket.read_exact(&mut message[16..])?;
+        Ok((message, body))
     }
 }
 

@@ -203,12 +203,7 @@ type Validators = HashMap<(GroupId, AnchorsId), Validator>;
 /// All checks, one task each; those of the same upstreams and keys share what they found out.
 async fn run(mut inbox: mpsc::UnboundedReceiver<Job>, link: Link) {
     let mut validators: Validators = HashMap::new();
-    let mut epoch = 0;
     while let Some((question, anchors)) = inbox.recv().await {
-        if question.epoch != epoch {
-            validators.clear();
-            epoch = question.epoch;
-        }
         let validator = validators
             .entry((question.group, question.anchors))
             .or_insert_with(|| {

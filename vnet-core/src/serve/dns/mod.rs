@@ -10,6 +10,7 @@
 mod bus;
 mod checker;
 mod gateways;
+mod links;
 mod listen;
 mod mmsg;
 mod outbound;
@@ -70,7 +71,8 @@ pub struct Setup {
     pub resolv_conf: PathBuf,
     /// The certificates of those who may vouch for secure upstreams; the system's when left out.
     pub authorities: Option<PathBuf>,
-    /// The system's bus, by which systemd-resolved is told of the networks' names; nobody is when left out.
+    /// The system's bus, by which systemd-resolved is told of the networks' names, and asked whom it asks itself; nobody
+    /// is when left out.
     pub bus: Option<PathBuf>,
 }
 

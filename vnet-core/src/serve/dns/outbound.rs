@@ -22,6 +22,20 @@ pub(super) struct Lane {
     last: u64,
 }
 
+/// Keeps a socket to a link: what is known there goes out there, whatever the routes of others say.
+pub(super) fn keep_to(
+    socket: impl std::ops::Deref<Target = socket2::Socket>,
+    to: SocketAddr,
+    link: Option<u32>,
+) -> io::Result<()> {
+    // A resolver on the host itself is reached by the loopback, whatever link it was named for.
+    let Some(link) = link.filter(|_| !to.ip().is_loopback()) else {
+        return Ok(());
+    };
+    let name = rustix::net::netdevice::index_to_name(&*socket, link)?;
+    socket.bind_device(Some(name.as_bytes()))
+}
+
 /// All sockets to all upstreams.
 #[derive(Default)]
 pub(super) struct Outbound {
@@ -45,7 +59,7 @@ impl Outbound {
         now: u64,
         server: ServerId,
         lane: u8,
-        address: SocketAddr,
+        (address, link): (SocketAddr, Option<u32>),
     ) -> io::Result<(usize, bool)> {
         if let Some(index) = self.current.get(&(server, lane)).copied()
             && let Some(open) = self.lanes.get_mut(index)
@@ -61,6 +75,7 @@ impl Outbound {
         };
         let socket = UdpSocket::bind(any)?;
         socket.set_nonblocking(true)?;
+        keep_to(socket2::SockRef::from(&socket), address, link)?;
         socket.connect(address)?;
         let index = self.lanes.insert(Lane {
             server,

@@ -31,7 +31,7 @@ impl ResolvConf {
     }
 
     /// Reads the file anew; the resolvers, if they are others than before.
-    pub(super) fn changed(&mut self) -> Option<Vec<SocketAddr>> {
+    pub(super) fn changed(&mut self) -> Option<&[SocketAddr]> {
         self.rearm();
         // No file, no resolvers: as for every program of the host.
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();
@@ -39,8 +39,13 @@ impl ResolvConf {
         if self.last.as_ref() == Some(&resolvers) {
             return None;
         }
-        self.last = Some(resolvers.clone());
-        Some(resolvers)
+        self.last = Some(resolvers);
+        self.last.as_deref()
+    }
+
+    /// What it said last.
+    pub(super) fn known(&self) -> &[SocketAddr] {
+        self.last.as_deref().unwrap_or_default()
     }
 
     /// Forgets pending events and watches the file, where it lies, and where it leads. Watching again is harmless.

@@ -21,8 +21,8 @@ use crate::types::{IfName, NetworkName};
 /// How often it is looked whether systemd-resolved came, went or began anew.
 const LOOK: Duration = Duration::from_secs(5);
 
-const RESOLVED: &str = "org.freedesktop.resolve1";
-const MANAGER: Object = Object {
+pub(super) const RESOLVED: &str = "org.freedesktop.resolve1";
+pub(super) const MANAGER: Object<'static> = Object {
     destination: RESOLVED,
     path: "/org/freedesktop/resolve1",
     interface: "org.freedesktop.resolve1.Manager",
@@ -168,7 +168,7 @@ impl Registrar {
 }
 
 /// Whether a process lives in our network namespace; it does as far as we can tell where we may not look.
-fn ours(process: u32) -> bool {
+pub(super) fn ours(process: u32) -> bool {
     let own = std::fs::read_link("/proc/thread-self/ns/net");
     let its = std::fs::read_link(format!("/proc/{process}/ns/net"));
     match (own, its) {

@@ -16,10 +16,10 @@ use tracing::{debug, warn};
 
 use super::tcp;
 use super::worker::{Token, Worker};
-use crate::dns::ServerId;
 use crate::dns::h2::Session;
 use crate::dns::slab::Slab;
-use crate::model::{Endpoint, Transport};
+use crate::dns::{ServerId, Target};
+use crate::model::Transport;
 use crate::types::DomainName;
 
 /// Where distributions keep the authorities they trust.
@@ -65,7 +65,7 @@ enum Framing {
 /// One connection.
 struct Channel {
     server: ServerId,
-    endpoint: Endpoint,
+    endpoint: Target,
     socket: TcpStream,
     tls: ClientConnection,
     framing: Framing,
@@ -97,8 +97,9 @@ impl Secure {
         self.channels.len() == 0
     }
 
-    fn open(&mut self, now: u64, server: ServerId, endpoint: &Endpoint) -> io::Result<usize> {
+    fn open(&mut self, now: u64, server: ServerId, target: &Target) -> io::Result<usize> {
         let [tls, https] = self.configs()?;
+        let endpoint = &target.endpoint;
         let address = endpoint.address.ip();
         let shown = |name: &Option<DomainName>| match name {
             Some(name) => ServerName::try_from(name.to_string()).map_err(io::Error::other),
@@ -120,12 +121,12 @@ impl Secure {
                 (https, shown(name)?, Framing::Http(session))
             }
         };
-        let socket = tcp::connect(endpoint.address)?;
+        let socket = tcp::connect(endpoint.address, target.link)?;
         // Small questions that wait for nothing.
         let _ = socket.set_nodelay(true);
         let index = self.channels.insert(Channel {
             server,
-            endpoint: endpoint.clone(),
+            endpoint: target.clone(),
             socket,
             tls: ClientConnection::new(config, name).map_err(io::Error::other)?,
             framing,
@@ -313,7 +314,7 @@ impl Worker {
         &mut self,
         now: u64,
         server: ServerId,
-        endpoint: &Endpoint,
+        endpoint: &Target,
         ticket: u64,
         message: Vec<u8>,
     ) {
@@ -326,7 +327,7 @@ impl Worker {
         self.ask_on(now, server, endpoint, vec![waiting]);
     }
 
-    fn ask_on(&mut self, now: u64, server: ServerId, endpoint: &Endpoint, questions: Vec<Waiting>) {
+    fn ask_on(&mut self, now: u64, server: ServerId, endpoint: &Target, questions: Vec<Waiting>) {
         let standing = self.secure.by_server.get(&server).copied();
         let channels = &self.secure.channels;
         let standing = standing.filter(|i| channels.get(*i).is_some_and(|c| !c.is_closing()));
@@ -348,7 +349,7 @@ impl Worker {
                 self.settle_secure(now, index);
             }
             Err(error) => {
-                warn!(%endpoint, %error, "a secure upstream cannot be asked");
+                warn!(endpoint = %endpoint.endpoint, %error, "a secure upstream cannot be asked");
                 self.resolver
                     .unreachable(now, &mut || self.random.next(), server);
             }
@@ -416,9 +417,9 @@ impl Worker {
         if left.is_empty() {
             return;
         }
-        debug!(endpoint = %channel.endpoint, %error, left = left.len(), "a secure connection broke");
+        debug!(endpoint = %channel.endpoint.endpoint, %error, left = left.len(), "a secure connection broke");
         if !channel.proven {
-            warn!(endpoint = %channel.endpoint, %error, "a secure upstream does not answer");
+            warn!(endpoint = %channel.endpoint.endpoint, %error, "a secure upstream does not answer");
             self.resolver
                 .unreachable(now, &mut || self.random.next(), channel.server);
             return;

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::outbound;
 use crate::dns::{NetworkId, ServerId};
 
 /// Unsent bytes after which a client that does not read is cut off.
@@ -66,9 +67,10 @@ impl Connection {
 }
 
 /// Starts a connection; it is writable when it stands.
-pub(super) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn connect(to: SocketAddr, link: Option<u32>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
+    outbound::keep_to(&socket, to, link)?;
     match socket.connect(&to.into()) {
         Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(e),
         _ => Ok(socket.into()),

@@ -9,7 +9,7 @@ use tracing::{debug, trace};
 use super::mmsg::{self, Address};
 use super::tcp::{self, Connection, Role, Stream};
 use super::worker::{Token, Worker};
-use crate::dns::{Effect, From, ServerId, Way};
+use crate::dns::{Effect, From, ServerId, Target, Way};
 
 /// Batches a socket may take in one turn, so that a flooded network does not starve the others.
 const TURNS: usize = 4;
@@ -205,8 +205,9 @@ impl Worker {
                     server,
                     address,
                     lane,
+                    link,
                     message,
-                } => match self.outbound.lane(now, server, lane, address) {
+                } => match self.outbound.lane(now, server, lane, (address, link)) {
                     Ok((index, fresh)) => {
                         if fresh {
                             self.watch_lane(index);
@@ -222,17 +223,23 @@ impl Worker {
                 Effect::Stream {
                     server,
                     endpoint,
+                    link,
                     ticket,
                     message,
                 } if endpoint.is_secure() => {
-                    self.ask_secure(now, server, &endpoint, ticket, message);
+                    let target = Target { endpoint, link };
+                    self.ask_secure(now, server, &target, ticket, message);
                 }
                 Effect::Stream {
                     server,
                     endpoint,
+                    link,
                     ticket,
                     message,
-                } => self.connect(now, server, endpoint.address, ticket, &message),
+                } => {
+                    let to = (endpoint.address, link);
+                    self.connect(now, server, to, ticket, &message);
+                }
                 Effect::Check(question) => self.check(now, question),
             }
         }
@@ -266,11 +273,11 @@ impl Worker {
         &mut self,
         now: u64,
         server: ServerId,
-        address: SocketAddr,
+        (address, link): (SocketAddr, Option<u32>),
         ticket: u64,
         message: &[u8],
     ) {
-        match tcp::connect(address) {
+        match tcp::connect(address, link) {
             Ok(socket) => {
                 let mut stream = Stream::new(socket, now);
                 stream.push(message);

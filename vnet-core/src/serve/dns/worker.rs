@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::checker::Checker;
 use super::gateways::{Bound, Listener};
+use super::links::{self, Watched};
 use super::mmsg::{self, Batch};
 use super::outbound::Outbound;
 use super::random::Random;
@@ -47,6 +48,7 @@ pub(super) enum Token {
     Upstream(usize),
     Secure(usize),
     Checker,
+    Links,
 }
 
 impl Token {
@@ -60,6 +62,7 @@ impl Token {
             Self::Upstream(i) => (5, i),
             Self::Secure(i) => (6, i),
             Self::Checker => (7, 0),
+            Self::Links => (8, 0),
         };
         kind << 56 | index as u64
     }
@@ -75,6 +78,7 @@ impl Token {
             5 => Some(Self::Upstream(index)),
             6 => Some(Self::Secure(index)),
             7 => Some(Self::Checker),
+            8 => Some(Self::Links),
             _ => None,
         }
     }
@@ -86,6 +90,8 @@ pub(super) struct Worker {
     inbox: Receiver<Command>,
     bell: Arc<OwnedFd>,
     resolv_conf: ResolvConf,
+    /// What systemd-resolved knows, where there is a bus to ask it by.
+    links: Option<Watched>,
     pub(super) resolver: Resolver,
     pub(super) random: Random,
     pub(super) networks: BTreeMap<NetworkName, Bound>,
@@ -119,6 +125,7 @@ impl Worker {
             inbox,
             bell,
             resolv_conf: ResolvConf::new(setup.resolv_conf),
+            links: setup.bus.map(Watched::start).transpose()?,
             resolver: Resolver::new(Directory::new(host), Limits::default()),
             random: Random::default(),
             networks: BTreeMap::new(),
@@ -142,6 +149,9 @@ impl Worker {
             Token::Checker,
             epoll::EventFlags::IN,
         )?;
+        if let Some(links) = &worker.links {
+            worker.watch(links.descriptor(), Token::Links, epoll::EventFlags::IN)?;
+        }
         match worker.resolv_conf.descriptor() {
             Some(fd) => worker.watch(fd, Token::ResolvConf, epoll::EventFlags::IN)?,
             None => worker.look_at = Some(Instant::now() + LOOK),
@@ -190,6 +200,7 @@ impl Worker {
                 Some(Token::Upstream(i)) => self.on_upstream(i),
                 Some(Token::Secure(i)) => self.on_secure(i),
                 Some(Token::Checker) => self.on_checker(),
+                Some(Token::Links) => self.on_links(),
                 None => {}
             }
         }
@@ -282,8 +293,21 @@ impl Worker {
     fn look(&mut self) {
         if let Some(resolvers) = self.resolv_conf.changed() {
             info!(?resolvers, "the host's resolvers");
-            self.resolver.follow(resolvers);
+            self.follow();
         }
+    }
+
+    fn on_links(&mut self) {
+        if let Some(links) = &mut self.links {
+            links.take();
+        }
+        self.follow();
+    }
+
+    fn follow(&mut self) {
+        let links = self.links.as_ref().and_then(Watched::known);
+        let (others, domains) = links::whom(self.resolv_conf.known(), links);
+        self.resolver.follow(others, domains);
     }
 
     fn timers(&mut self) {
