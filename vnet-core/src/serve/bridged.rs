@@ -6,9 +6,15 @@
 //! ```
 
 use std::io;
+use std::thread;
+use std::time::Instant;
 
+use super::pace::Pace;
 use super::packet::{Inbox, PacketSocket, index_of};
 use crate::types::{IfName, Mac};
+
+/// Frames that leave together.
+const TOGETHER: usize = 16;
 
 /// The sockets of one protocol of one network.
 #[derive(Debug)]
@@ -20,6 +26,7 @@ pub(super) struct Bridged<E> {
 #[derive(Debug)]
 struct Link<E> {
     packets: PacketSocket,
+    pace: Pace,
     extra: E,
     /// A socket said that its interface is down or gone.
     doubtful: bool,
@@ -70,6 +77,7 @@ impl<E> Bridged<E> {
         let (packets, extra) = make(bridge, index)?;
         self.link = Some(Link {
             packets,
+            pace: Pace::new(Instant::now()),
             extra,
             doubtful: false,
         });
@@ -110,7 +118,7 @@ impl<E> Bridged<E> {
         for _ in 0..batches {
             match link.packets.receive(inbox) {
                 Ok(0) => break,
-                Ok(_) => {}
+                Ok(heard) => link.pace.heard(Instant::now(), heard),
                 Err(_) => {
                     link.doubtful = true;
                     break;
@@ -119,8 +127,27 @@ impl<E> Bridged<E> {
             for (bytes, checked) in inbox.frames() {
                 one(bytes, checked, ours, &mut at_once);
             }
-            link.packets.send(&at_once);
+            link.send(&at_once);
             at_once.clear();
+        }
+    }
+
+    /// Sends frames, at the bridge's pace.
+    pub(super) fn send(&mut self, frames: &[Vec<u8>]) {
+        if let Some(link) = &mut self.link {
+            link.send(frames);
+        }
+    }
+}
+
+impl<E> Link<E> {
+    fn send(&mut self, frames: &[Vec<u8>]) {
+        for frames in frames.chunks(TOGETHER) {
+            let wait = self.pace.wait(Instant::now(), frames.len());
+            if !wait.is_zero() {
+                thread::sleep(wait);
+            }
+            self.packets.send(frames);
         }
     }
 }

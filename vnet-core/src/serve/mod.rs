@@ -6,6 +6,7 @@ mod dhcp6;
 pub mod dns;
 pub mod files;
 pub mod leases;
+mod pace;
 mod packet;
 mod ra;
 pub mod tftp;

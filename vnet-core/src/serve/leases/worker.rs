@@ -97,6 +97,16 @@ impl Network {
         }
     }
 
+    /// Sends what waited for the disk.
+    fn send(&mut self, door: Door, frames: &[Vec<u8>]) {
+        match door {
+            Door::Dhcp4 => self.dhcp4.sockets.send(frames),
+            Door::Dhcp6 => self.dhcp6.sockets.send(frames),
+            // Nothing that is heard there is answered there.
+            Door::Arp | Door::Ra => {}
+        }
+    }
+
     /// Whether a bridge that should be there is not, or may have been made anew.
     fn should_look_again(&self) -> bool {
         self.dhcp4.sockets.should_look_again()
@@ -214,9 +224,8 @@ impl Worker {
             Ok(()) => {
                 self.owed.ops.clear();
                 for (name, door, frames) in frames {
-                    let network = self.networks.get(&name);
-                    if let Some(socket) = network.and_then(|n| n.packets(door)) {
-                        socket.send(&frames);
+                    if let Some(network) = self.networks.get_mut(&name) {
+                        network.send(door, &frames);
                     }
                 }
                 let news = std::mem::take(&mut self.owed.events);
