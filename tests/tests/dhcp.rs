@@ -232,6 +232,7 @@ fn kill_9_at_any_moment_loses_no_lease() -> anyhow::Result<()> {
     let (offered, got) = (relay.next, relay.acknowledged.len());
     eprintln!("{offered} clients came, {RATE} a second; {got} have a lease, {listed} are listed");
     assert!(listed >= got, "{listed} of {got} are listed");
-    assert!(got > offered as usize / 4, "{got} of {offered}");
+    // How many are answered is the machine's; that there were some to lose is the test's.
+    assert!(got > 500, "{got} of {offered}");
     Ok(())
 }

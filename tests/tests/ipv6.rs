@@ -245,20 +245,26 @@ fn dhclient_gets_a_ports_address_and_its_name() -> anyhow::Result<()> {
     })
 }
 
+/// A machine that is no port: a veth on the bridge.
+fn stray(world: &World, netd: &Netd, mac: &str) -> anyhow::Result<Ns> {
+    let bridge = netd.json(&["network", "show", "six"])?["bridge"].clone();
+    let bridge = bridge.as_str().unwrap_or_default();
+    let stray = Ns::new("stray")?;
+    world.host.link("stray", &stray, "eth0")?;
+    stray.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")?;
+    stray.ip("link set eth0 down")?;
+    stray.ip(&format!("link set eth0 address {mac}"))?;
+    world.host.ip(&format!("link set stray master {bridge}"))?;
+    stray.ip("link set eth0 up")?;
+    Ok(stray)
+}
+
 #[test]
 fn a_reservation_by_mac_whatever_the_identifier() -> anyhow::Result<()> {
     let test = "a_reservation_by_mac_whatever_the_identifier";
     on(STATEFUL, test, &["dhclient", "dig"], |world, netd| {
-        let bridge = netd.json(&["network", "show", "six"])?["bridge"].clone();
-        let bridge = bridge.as_str().unwrap_or_default();
-        // No port: a veth on the bridge, with a DUID of another kind.
-        let stray = Ns::new("stray")?;
-        world.host.link("stray", &stray, "eth0")?;
-        stray.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")?;
-        stray.ip("link set eth0 down")?;
-        stray.ip("link set eth0 address 52:54:00:aa:06:01")?;
-        world.host.ip(&format!("link set stray master {bridge}"))?;
-        stray.ip("link set eth0 up")?;
+        // With a DUID of another kind.
+        let stray = stray(world, &netd, "52:54:00:aa:06:01")?;
         let config = "send dhcp6.client-id 00:02:00:00:ab:11:22:33:44;";
         let (_client, learnt) = dhclient6(&stray, config)?;
         assert_eq!(
@@ -269,6 +275,35 @@ fn a_reservation_by_mac_whatever_the_identifier() -> anyhow::Result<()> {
         // Its address has no prefix: the way to the gateway is the kernel's, by an advertisement.
         let boss = ["boss.six.test", "AAAA"];
         finds(&stray, "fd00:68::1", &boss, "fd00:68::b055")
+    })
+}
+
+#[test]
+fn a_lease_becomes_a_reservation() -> anyhow::Result<()> {
+    let test = "a_lease_becomes_a_reservation";
+    on(STATEFUL, test, &["dhclient"], |world, netd| {
+        let stray = stray(world, &netd, "52:54:00:aa:06:02")?;
+        let (client, learnt) = dhclient6(&stray, "send fqdn.fqdn \"stray\";")?;
+        let ip = value(&learnt, "new_ip6_address");
+        assert_eq!(
+            netd.json(&["lease", "show", "six", &ip])?["reserved"],
+            false
+        );
+        let said = netd.vnet(&["lease", "reserve", "six", &ip])?;
+        assert!(said.contains("is kept"), "{said}");
+        let said = netd.vnet(&["lease", "reserve", "six", &ip])?;
+        assert!(said.contains("already"), "{said}");
+        assert_eq!(netd.json(&["lease", "show", "six", &ip])?["reserved"], true);
+        let document = netd.vnet(&["network", "show", "six", "-o", "toml"])?;
+        let kept = ["mac = \"52:54:00:aa:06:02\"", &format!("ip = \"{ip}\"")];
+        assert!(kept.iter().all(|k| document.contains(k)), "{document}");
+        // Another system on the same machine: another identifier, the same address.
+        drop(client);
+        stray.ip("-6 addr flush dev eth0 scope global")?;
+        let config = "send dhcp6.client-id 00:02:00:00:ab:11:99:99;";
+        let (_client, learnt) = dhclient6(&stray, config)?;
+        assert_eq!(value(&learnt, "new_ip6_address"), ip, "{learnt}");
+        Ok(())
     })
 }
 

@@ -1,9 +1,9 @@
 //! The verbs of leases, and the files that show them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use vnet_core::lease::Time;
-use vnet_core::model::{Circuit, Network, Reservation4, World};
+use vnet_core::lease::{Client, Time};
+use vnet_core::model::{Circuit, Network, Reservation4, Reservation6, World};
 use vnet_core::serve::files::Shown;
 use vnet_core::serve::leases::Lease;
 use vnet_core::types::{NetworkName, PortName};
@@ -51,33 +51,51 @@ impl Driver {
         address: IpAddr,
     ) -> Result<Outcome, Refusal> {
         let lease = self.held(name, address).await?;
-        let IpAddr::V4(v4) = address else {
-            return Err(Refusal::Invalid(format!(
-                "{address} is IPv6: write the reservation with `vnet network edit {name}`"
-            )));
-        };
         if self.is_reserved(&lease) {
             return Ok(Outcome::default());
         }
-        let host = reservation(&self.world, &lease, v4)?;
         let mut next = self.world.clone();
-        let network = next.networks.get_mut(name).ok_or_else(|| no_subnet(v4))?;
-        let subnets = &mut network.subnets4;
-        let subnet = subnets.iter_mut().find(|s| s.address.contains(&v4));
-        let dhcp = subnet.and_then(|s| s.dhcp.as_mut());
-        let hosts = &mut dhcp.ok_or_else(|| no_subnet(v4))?.hosts;
-        if let Some(other) = hosts.iter().find(|h| is_for_the_same(h, &host)) {
-            let ip = other.ip.map_or_else(String::new, |ip| format!(" of {ip}"));
+        let gone = || no_subnet(address);
+        let network = next.networks.get_mut(name).ok_or_else(gone)?;
+        let there = match address {
+            IpAddr::V4(v4) => {
+                let host = reservation(&self.world, &lease, v4)?;
+                let subnet = network
+                    .subnets4
+                    .iter_mut()
+                    .find(|s| s.address.contains(&v4));
+                let hosts = &mut subnet.and_then(|s| s.dhcp.as_mut()).ok_or_else(gone)?.hosts;
+                let other = hosts.iter().find(|h| is_for_the_same(h, &host));
+                let other = other.map(|h| h.ip.map(IpAddr::V4));
+                hosts.push(host);
+                other
+            }
+            IpAddr::V6(v6) => {
+                let host = reservation6(&self.world, &lease, v6)?;
+                let subnet = network
+                    .subnets6
+                    .iter_mut()
+                    .find(|s| s.address.contains(&v6));
+                let hosts = &mut subnet.ok_or_else(gone)?.dhcp.hosts;
+                let other = hosts.iter().find(|h| is_for_the_same6(h, &host));
+                let other = other.map(|h| Some(h.ip.into()));
+                hosts.push(host);
+                other
+            }
+        };
+        if let Some(other) = there {
+            let ip = other.map_or_else(String::new, |ip| format!(" of {ip}"));
             return Err(Refusal::Conflict(format!(
                 "the guest has a reservation{ip} already: change it with `vnet network edit {name}`"
             )));
         }
-        hosts.push(host);
         let network = network.clone();
         next.admits_network(&network)?;
         let ops = vec![keep(&network)?];
         self.commit(next, ops, std::slice::from_ref(name)).await?;
-        let who = lease.mac.map_or_else(String::new, |m| m.to_string());
+        let who = lease
+            .mac
+            .map_or_else(|| "its guest".to_owned(), |m| m.to_string());
         self.events.emit(
             "lease.reserved",
             Some(name.as_str()),
@@ -98,17 +116,22 @@ impl Driver {
     }
 
     fn is_reserved(&self, lease: &Lease) -> bool {
-        let IpAddr::V4(address) = lease.address else {
-            return false;
-        };
         let network = self.world.networks.get(&lease.network);
-        let mut hosts = network
-            .into_iter()
-            .flat_map(|n| &n.subnets4)
-            .filter_map(|s| s.dhcp.as_ref())
-            .flat_map(|d| &d.hosts);
         let mut ports = self.world.ports_of(&lease.network);
-        hosts.any(|h| h.ip == Some(address)) || ports.any(|p| p.ipv4.contains(&address))
+        match lease.address {
+            IpAddr::V4(address) => {
+                let subnets = network.into_iter().flat_map(|n| &n.subnets4);
+                let mut hosts = subnets
+                    .filter_map(|s| s.dhcp.as_ref())
+                    .flat_map(|d| &d.hosts);
+                hosts.any(|h| h.ip == Some(address)) || ports.any(|p| p.ipv4.contains(&address))
+            }
+            IpAddr::V6(address) => {
+                let subnets = network.into_iter().flat_map(|n| &n.subnets6);
+                let mut hosts = subnets.flat_map(|s| &s.dhcp.hosts);
+                hosts.any(|h| h.ip == address) || ports.any(|p| p.ipv6.contains(&address))
+            }
+        }
     }
 
     fn lease_view(&self, lease: &Lease) -> LeaseView {
@@ -152,32 +175,62 @@ fn reservation(world: &World, lease: &Lease, ip: Ipv4Addr) -> Result<Reservation
             "the guest of {ip} showed neither a MAC nor an identifier: there is nothing to know it by"
         )));
     }
-    // A name that is already somebody's stays theirs.
-    let is_free = |name: &PortName| {
-        let network = world.networks.get(&lease.network);
-        let subnets = network.into_iter().flat_map(|n| &n.subnets4);
-        let mut hosts = subnets
-            .filter_map(|s| s.dhcp.as_ref())
-            .flat_map(|d| &d.hosts);
-        let mut ports = world.ports_of(&lease.network);
-        !hosts.any(|h| h.name.as_ref() == Some(name)) && !ports.any(|p| p.key.name == *name)
-    };
     Ok(Reservation4 {
         mac: lease.mac,
         client_id: lease.client_id.clone().filter(|_| lease.mac.is_none()),
         circuit: Circuit::default(),
-        name: lease.hostname.clone().filter(is_free),
+        name: free_name(world, lease),
         ip: Some(ip),
         lease_time: None,
         options: Vec::new(),
     })
 }
 
+/// A lease of DHCPv6 as a reservation: for the MAC, where it is known, whatever identifier comes next time.
+fn reservation6(world: &World, lease: &Lease, ip: Ipv6Addr) -> Result<Reservation6, Refusal> {
+    let duid = match &lease.client {
+        Client::Ia { duid, .. } => Some(duid.clone()),
+        Client::Mac(_) | Client::Id(_) => None,
+    };
+    if lease.mac.is_none() && duid.is_none() {
+        return Err(Refusal::Conflict(format!(
+            "the guest of {ip} showed neither a MAC nor an identifier: there is nothing to know it by"
+        )));
+    }
+    Ok(Reservation6 {
+        mac: lease.mac,
+        duid: duid.filter(|_| lease.mac.is_none()),
+        name: free_name(world, lease),
+        ip,
+    })
+}
+
+/// The guest's name, unless it is already somebody's: then it stays theirs.
+fn free_name(world: &World, lease: &Lease) -> Option<PortName> {
+    let name = lease.hostname.clone()?;
+    let network = world.networks.get(&lease.network)?;
+    let v4 = network.subnets4.iter().filter_map(|s| s.dhcp.as_ref());
+    let v4 = v4.flat_map(|d| &d.hosts);
+    let v6 = network.subnets6.iter().flat_map(|s| &s.dhcp.hosts);
+    // The same guest may have a reservation in the other family under its name.
+    let mut others = v4
+        .map(|h| (&h.name, h.mac))
+        .chain(v6.map(|h| (&h.name, h.mac)));
+    let is_anothers =
+        others.any(|(n, mac)| n.as_ref() == Some(&name) && (mac.is_none() || mac != lease.mac));
+    let is_ports = world.ports_of(&lease.network).any(|p| p.key.name == name);
+    (!is_anothers && !is_ports).then_some(name)
+}
+
+fn is_for_the_same6(a: &Reservation6, b: &Reservation6) -> bool {
+    (a.mac.is_some() && a.mac == b.mac) || (a.duid.is_some() && a.duid == b.duid)
+}
+
 fn is_for_the_same(a: &Reservation4, b: &Reservation4) -> bool {
     (a.mac.is_some() && a.mac == b.mac) || (a.client_id.is_some() && a.client_id == b.client_id)
 }
 
-fn no_subnet(address: Ipv4Addr) -> Refusal {
+fn no_subnet(address: IpAddr) -> Refusal {
     Refusal::Conflict(format!("{address} is in no subnet with DHCP any more"))
 }
 
