@@ -3,7 +3,8 @@
 # through the virtio-serial port `agent` (a line of base64 in; `DONE code bytes` and the output out).
 export PATH=/bin HOME=/
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-for module in /modules/*; do insmod "$module" || echo "cannot load $module"; done
+# A kernel may have all of them built in.
+for module in /modules/*; do [ ! -e "$module" ] || insmod "$module" || echo "cannot load $module"; done
 
 name=guest; dhcp=on
 for word in $(cat /proc/cmdline); do case $word in
@@ -19,7 +20,11 @@ for nic in /sys/class/net/eth*; do
 done
 
 agent() {
-	for port in /sys/class/virtio-ports/*; do [ "$(cat "$port/name")" = agent ] && break; done
+	# A port has its name a moment after the port.
+	for try in $(seq 100); do
+		for port in /sys/class/virtio-ports/*; do [ "$(cat "$port/name" 2>/dev/null)" = agent ] && break 2; done
+		sleep 0.1
+	done
 	exec 3<>"/dev/${port##*/}"
 	echo "READY $(cut -d' ' -f1 /proc/uptime)" >&3
 	while read -r line <&3; do
