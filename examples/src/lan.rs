@@ -9,7 +9,7 @@ use virtio_net_backend::switch::{Egress, Port, PortIndex, Switch, Time};
 use virtio_net_backend::transport::mmio::Nic;
 
 /// Frames taken from a card before others have their turn.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 
 /// What sits at the host's port: it gets frames and writes its answers, each a frame, behind one another.
 pub trait Host {
@@ -53,7 +53,7 @@ impl<H: Host> Lan<H> {
     /// Serves the network until it is told to stop; gives back the services, and the switch to read its counters.
     pub fn serve(mut self, stop: &AtomicBool) -> (H, Switch) {
         while !stop.load(Ordering::Acquire) {
-            wait_readable(self.nic.doorbell().as_raw_fd(), Duration::from_millis(20));
+            wait_readable([self.nic.doorbell().as_raw_fd()], Duration::from_millis(20));
             // Empty when the wait ended by time: then there is nothing to reset.
             let _ = self.nic.doorbell().read();
             while self.turn() {}
@@ -101,19 +101,16 @@ pub fn reaches(egress: Egress, port: PortIndex) -> bool {
     }
 }
 
-#[allow(unsafe_code, reason = "poll of one descriptor")]
-fn wait_readable(fd: i32, patience: Duration) {
-    let mut poll = libc::pollfd {
+/// Waits until there is something to read from one of them, or for so long.
+#[allow(unsafe_code, reason = "poll")]
+pub(crate) fn wait_readable<const N: usize>(fds: [i32; N], patience: Duration) {
+    let mut polls = fds.map(|fd| libc::pollfd {
         fd,
         events: libc::POLLIN,
         revents: 0,
-    };
-    // SAFETY: one valid pollfd, and its count is one.
-    unsafe {
-        libc::poll(
-            &raw mut poll,
-            1,
-            i32::try_from(patience.as_millis()).unwrap_or(i32::MAX),
-        )
-    };
+    });
+    let count = libc::nfds_t::try_from(N).unwrap_or_default();
+    let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: valid pollfds, and their count.
+    unsafe { libc::poll(polls.as_mut_ptr(), count, patience) };
 }

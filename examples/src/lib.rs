@@ -2,6 +2,7 @@
 
 pub mod gateway;
 pub mod lan;
+pub mod plug;
 #[cfg(target_arch = "x86_64")]
 pub mod scenario;
 #[cfg(target_arch = "x86_64")]

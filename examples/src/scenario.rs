@@ -13,6 +13,7 @@ use vnet_core::types::Mac;
 
 use crate::gateway::Gateway;
 use crate::lan::Lan;
+use crate::plug;
 use crate::vmm::{Machine, Mailbox, PATIENCE, Task};
 
 /// The network that the guest finds itself in.
@@ -26,7 +27,8 @@ address = "10.0.2.1/24"
 ranges = ["10.0.2.2-10.0.2.200"]
 "#;
 
-const GUEST: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+/// The guest's card.
+pub const GUEST: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 
 /// What came of it.
 #[derive(Clone, Copy, Debug)]
@@ -46,14 +48,7 @@ pub struct Outcome {
 /// # Errors
 /// When there is no KVM, or the guest did not do what it was asked to.
 pub fn run(task: Task) -> anyhow::Result<Outcome> {
-    let settings = Settings {
-        mac: GUEST.octets(),
-        mtu: None,
-        queue_pairs: 1,
-        own_control_queue: true,
-        withheld: Features::default(),
-    };
-    let machine = Machine::new(&settings, task)?;
+    let machine = Machine::new(&settings(), task)?;
     // The guest may be anybody in the subnet, but nobody else, and no server.
     let guard = Guard::new([GUEST]).allow(Ipv4Addr::new(10, 0, 2, 0).into(), 24);
     let port = Port {
@@ -80,6 +75,41 @@ pub fn run(task: Task) -> anyhow::Result<Outcome> {
         frames: gateway.discarded,
         seconds: (last - first).as_secs_f64(),
     })
+}
+
+/// Runs the guest, [`GUEST`], on a tap: a port of netd, say. It is netd then that gives it its lease.
+///
+/// # Errors
+/// As for [`run`], and when the tap cannot be opened.
+pub fn run_on_tap(pings: u32, tap: &str) -> anyhow::Result<Outcome> {
+    let task = Task { pings, flood: 0 };
+    let machine = Machine::new(&settings(), task)?;
+    let tap = plug::open(tap).with_context(|| format!("tap {tap}"))?;
+    let nic = machine.nic();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = Arc::clone(&stop);
+    let network = thread::Builder::new()
+        .name("network".to_owned())
+        .spawn(move || plug::serve(&nic, tap, &stopping))?;
+    let guest = machine.run(PATIENCE);
+    stop.store(true, Ordering::Release);
+    anyhow::ensure!(network.join().is_ok(), "the network thread panicked");
+    Ok(Outcome {
+        task,
+        guest: guest?,
+        frames: 0,
+        seconds: 0.0,
+    })
+}
+
+fn settings() -> Settings {
+    Settings {
+        mac: GUEST.octets(),
+        mtu: None,
+        queue_pairs: 1,
+        own_control_queue: true,
+        withheld: Features::default(),
+    }
 }
 
 impl fmt::Display for Outcome {

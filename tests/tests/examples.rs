@@ -43,6 +43,36 @@ fn a_guest_of_the_tiny_vmm_leases_an_address_and_pings_its_gateway() -> anyhow::
 }
 
 #[test]
+fn a_guest_of_the_tiny_vmm_is_a_guest_of_netd() -> anyhow::Result<()> {
+    if let Err(why) = kvm() {
+        tool::skip("examples::tiny_vmm_on_netd", &why);
+        return Ok(());
+    }
+    if !tool::ready("examples::tiny_vmm_on_netd", &["nft", "ip"]) {
+        return Ok(());
+    }
+    let host = Ns::new("tiny")?;
+    let netd = Netd::start(&host)?;
+    netd.apply(LAB)?;
+    let mac = "52:54:00:00:00:01";
+    let port = netd.json(&["port", "attach", "lab", "tiny", "--mac", mac])?;
+    let tap = port["interface"].as_str().unwrap_or_default();
+    let mut command = Command::new(binary("tiny_vmm")?);
+    command.args(["--pings", "20", "--tap", tap]);
+    let said = host.run_command(command, PATIENCE)?.ok()?;
+    let address = port["addresses"][0].as_str().unwrap_or_default();
+    assert!(
+        said.starts_with(&format!("the guest leased {address} ")),
+        "{said}"
+    );
+    assert!(said.contains("router 10.50.0.1"), "{said}");
+    assert!(said.contains("20 of 20 pings answered"), "{said}");
+    let leases = netd.vnet(&["lease", "list"])?;
+    assert!(leases.contains(mac), "{leases}");
+    Ok(())
+}
+
+#[test]
 fn no_frame_of_a_flood_is_lost_between_guest_and_switch() -> anyhow::Result<()> {
     if let Err(why) = kvm() {
         tool::skip("examples::tiny_vmm_flood", &why);

@@ -11,8 +11,15 @@
 //! $ cargo run --release -p examples --bin tiny_vmm -- --pings 3
 //! the guest leased 10.0.2.2 (mask 255.255.255.0, router 10.0.2.1, server 10.0.2.1) for 3600 s; 3 of 3 pings answered
 //! ```
+//! With `--tap NAME` the card is plugged into a tap instead, and the guest is on netd's network with its lease from there:
+//!
+//! ```text
+//! # vnet port attach default tiny --mac 52:54:00:00:00:01
+//! # tiny_vmm --pings 3 --tap vn-tiny
+//! ```
 //! `--flood N` lets the guest then send N frames of 64 bytes, and says how fast they came through the switch.
-//! The parts: `examples::vmm` the machine, `examples::lan` the network, `examples::gateway` the host's end of it.
+//! The parts: `examples::vmm` the machine, `examples::lan` the network, `examples::gateway` the host's end of it,
+//! `examples::plug` the tap in their place.
 #![allow(clippy::print_stdout, reason = "a program speaks to its user")]
 
 #[cfg(target_arch = "x86_64")]
@@ -20,16 +27,21 @@ fn main() -> anyhow::Result<()> {
     use examples::scenario;
 
     let (mut pings, mut flood) = (3, 0);
+    let mut tap = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
-        let value = match name.as_str() {
-            "--pings" => &mut pings,
-            "--flood" => &mut flood,
-            other => anyhow::bail!("{other}: there are --pings N and --flood N"),
-        };
-        *value = arguments.next().unwrap_or_default().parse()?;
+        let value = arguments.next().unwrap_or_default();
+        match name.as_str() {
+            "--pings" => pings = value.parse()?,
+            "--flood" => flood = value.parse()?,
+            "--tap" => tap = Some(value),
+            other => anyhow::bail!("{other}: there are --pings N, --flood N and --tap NAME"),
+        }
     }
-    let outcome = scenario::run(examples::vmm::Task { pings, flood })?;
+    let outcome = match tap {
+        Some(tap) => scenario::run_on_tap(pings, &tap)?,
+        None => scenario::run(examples::vmm::Task { pings, flood })?,
+    };
     println!("{outcome}");
     Ok(())
 }
