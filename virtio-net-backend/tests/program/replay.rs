@@ -1,28 +1,27 @@
 //! What VMMs say, word by word: their recorded messages against the real program, over its real sockets. Every answer must be
 //! the recorded one, and the rings that the messages describe must carry frames. Then the same through a death of the program.
 
-mod frontend;
-
 use std::os::fd::{AsFd, OwnedFd};
 
-use frontend::{Frontend, Line, Program, receive, trace};
+use crate::frontend::{Frontend, Line, Program, receive, trace, within};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
 
-const CLOUD_HYPERVISOR: &str = include_str!("traces/cloud-hypervisor.txt");
+pub(crate) const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervisor.txt");
 /// As many as the recorded guest sent and got: the VMM asks where the rings stood.
 const FRAMES: u8 = 23;
 /// The MAC that the recorded port had: the VMM reads it.
-const MAC: &str = "52:54:00:00:00:c1";
+pub(crate) const MAC: &str = "52:54:00:00:00:c1";
 
-fn frame(from: u8, to: u8, number: u8) -> Vec<u8> {
+/// A frame of a protocol that is nobody's.
+pub(crate) fn frame(from: u8, to: u8, number: u8) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from, 0x88, 0xb5, number];
     frame.resize(60 + usize::from(number), number);
     frame
 }
 
 /// A frame there and one back, `count` times.
-fn exchange(a: &mut Frontend, b: &mut Frontend, count: u8) {
+pub(crate) fn exchange(a: &mut Frontend, b: &mut Frontend, count: u8) {
     for number in 0..count {
         let there = frame(0xa, 0xb, number);
         a.offer(&there);
@@ -159,7 +158,7 @@ fn a_session_is_kept_between_two_messages_only() {
     drop(theirs);
     // Half a header: GET_FEATURES, and the flags are still to come.
     a.say(&[1, 0, 0, 0]);
-    frontend::within("the first half to be read", || {
+    within("the first half to be read", || {
         let (bytes, _) = receive(&ours, 64 * 1024);
         let told: Value = serde_json::from_slice(&bytes).expect("JSON");
         told["session"].is_null().then_some(())

@@ -92,6 +92,13 @@ impl Program {
         );
     }
 
+    /// Stops it where it is, or lets it go on.
+    pub(crate) fn pause(&self, stopped: bool) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let signal = if stopped { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).expect("signalled");
+    }
+
     /// A frontend that came to a port.
     pub(crate) fn frontend(&self, name: &str) -> Frontend {
         let stream = UnixStream::connect(self.folder.join(format!("{name}.sock"))).expect("a port");
@@ -376,7 +383,8 @@ impl Frontend {
         self.rings[number].made = made.wrapping_add(1);
     }
 
-    fn kick(&self, ring: usize) {
+    /// Kicks a ring: 0 is for what it receives, 1 for what it sends.
+    pub(crate) fn kick(&self, ring: usize) {
         let kick = self.rings[ring].kick.as_ref().expect("a kick fd");
         rustix::io::write(kick, &1u64.to_ne_bytes()).expect("kicked");
     }
@@ -396,7 +404,13 @@ impl Frontend {
 
     /// Gives the device its receive buffers.
     pub(crate) fn post(&mut self) {
-        for slot in 0..POSTED {
+        self.post_again(POSTED);
+    }
+
+    /// Gives back the first of its receive buffers, all of which were seen.
+    pub(crate) fn post_again(&mut self, count: u16) {
+        for _ in 0..count {
+            let slot = self.rings[RX].made % POSTED;
             let at = RX_BUFFERS + u64::from(slot) * u64::from(BUFFER);
             self.make_available(RX, slot, at, BUFFER, WRITABLE);
         }
@@ -405,13 +419,20 @@ impl Frontend {
 
     /// Makes a frame available to the device, and says so.
     pub(crate) fn offer(&mut self, frame: &[u8]) {
+        self.lay(0, frame);
+        self.kick(TX);
+    }
+
+    /// The same in one of the descriptors, without saying so.
+    pub(crate) fn lay(&mut self, slot: u16, frame: &[u8]) {
         let packet = [&[0; HEADER], frame].concat();
         let memory = self.memory.as_ref().expect("mapped");
-        let at = GuestAddress(TX_BUFFERS);
-        memory.write_slice(&packet, at).expect("written");
+        let at = TX_BUFFERS + u64::from(slot) * u64::from(BUFFER);
+        memory
+            .write_slice(&packet, GuestAddress(at))
+            .expect("written");
         let len = u32::try_from(packet.len()).expect("short");
-        self.make_available(TX, 0, TX_BUFFERS, len, 0);
-        self.kick(TX);
+        self.make_available(TX, slot, at, len, 0);
     }
 
     /// Waits until the device has taken what was offered.

@@ -1,0 +1,117 @@
+//! Guests that mean harm, beside guests that do not: the harm stays theirs.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+
+use crate::frontend::{Frontend, Line, Program, trace};
+use crate::replay::{CLOUD_HYPERVISOR, MAC, exchange, frame};
+
+const SET_VRING_ADDR: u32 = 9;
+/// Frames of one queue in one turn of the program.
+const BUDGET: usize = 64;
+/// Longer than one turn takes, shorter than a ring.
+const FLOOD: u16 = 200;
+
+/// Three ports whose guests run, all with the same VMM; the first with its messages changed.
+fn guests(program: &mut Program, change: impl Fn(Line) -> Line) -> [Frontend; 3] {
+    let lines = trace(CLOUD_HYPERVISOR);
+    let lines = || {
+        lines
+            .iter()
+            .take_while(|line| **line != Line::Frames)
+            .cloned()
+    };
+    let mut guest = |name, bad| {
+        program.add_port(name, MAC);
+        let mut guest = program.frontend(name);
+        for line in lines() {
+            guest.replay(&if bad { change(line) } else { line });
+        }
+        guest.post();
+        guest
+    };
+    [guest("bad", true), guest("a", false), guest("b", false)]
+}
+
+#[test]
+fn two_queues_on_one_ring_harm_nobody_else() {
+    let mut program = Program::start();
+    let [mut bad, mut a, mut b] = guests(&mut program, |line| match line {
+        Line::Says(SET_VRING_ADDR, flags, mut payload) => {
+            // The rings of queue 0 are said of both: descriptors, used, available.
+            let rings: Vec<u8> = trace(CLOUD_HYPERVISOR)
+                .iter()
+                .find_map(|line| match line {
+                    Line::Says(SET_VRING_ADDR, _, first) => Some(first[8..32].to_vec()),
+                    Line::Says(..) | Line::Hears(..) | Line::Frames => None,
+                })
+                .expect("a ring");
+            payload[8..32].copy_from_slice(&rings);
+            Line::Says(SET_VRING_ADDR, flags, payload)
+        }
+        line @ (Line::Says(..) | Line::Hears(..) | Line::Frames) => line,
+    });
+    for number in 0..20 {
+        // To itself: should the device take it for a frame at all, it is nobody's.
+        bad.offer(&frame(0xc, 0xc, number));
+        bad.kick(0);
+        exchange(&mut a, &mut b, 1);
+    }
+    let listed = program.done(&json!({ "op": "list" }), &[]);
+    assert_eq!(
+        listed["ports"].as_array().map(Vec::len),
+        Some(3),
+        "{listed}"
+    );
+}
+
+#[test]
+fn kicks_without_end_stop_nobody() {
+    let mut program = Program::start();
+    let [bad, mut a, mut b] = guests(&mut program, |line| line);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                bad.kick(0);
+                bad.kick(1);
+            }
+        });
+        exchange(&mut a, &mut b, 20);
+        stop.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_guest_that_floods_lets_another_have_its_turn() {
+    let mut program = Program::start();
+    let [mut bad, mut a, mut b] = guests(&mut program, |line| line);
+    exchange(&mut a, &mut b, 1);
+    // Both have their frames ready before the program looks.
+    program.pause(true);
+    for slot in 0..FLOOD {
+        bad.lay(slot, &frame(0xc, 0xb, 0));
+    }
+    let fair = u16::try_from(BUDGET).expect("small");
+    for slot in 0..fair {
+        a.lay(slot, &frame(0xa, 0xb, 0));
+    }
+    bad.kick(1);
+    a.kick(1);
+    program.pause(false);
+    let mut last = 0;
+    for at in 0..usize::from(FLOOD + fair) {
+        if at % 32 == 31 {
+            b.post_again(32);
+        }
+        if b.next()[11] == 0xa {
+            last = at;
+        }
+    }
+    // A turn of the flood may come first, and one more may have begun.
+    assert!(
+        last < 3 * BUDGET,
+        "the last frame of the other came {last}th"
+    );
+}

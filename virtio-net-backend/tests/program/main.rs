@@ -1,0 +1,5 @@
+//! The real program over its real sockets: VMMs that were recorded, and guests that mean harm.
+
+mod frontend;
+mod hostile;
+mod replay;
