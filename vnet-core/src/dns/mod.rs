@@ -26,7 +26,7 @@ mod servers;
 pub(crate) mod slab;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod wire;
 mod zone;
 

@@ -14,6 +14,34 @@ use crate::config::{Fill, native};
 use crate::model::World;
 use crate::types::{Mac, NetworkName};
 
+/// A stored corpus: each file once the shape of an attack, its beginnings, and changed copies, always the same.
+pub(crate) fn feed(kind: &str, mut take: impl FnMut(&[u8])) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = folder.join("corpus").join(kind);
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = files.map(|f| f.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 15, "the corpus of {kind} is gone");
+    for (i, file) in files.iter().enumerate() {
+        let bytes = std::fs::read(file).unwrap();
+        // Beginnings of long files differ little.
+        for cut in (0..=bytes.len()).step_by(1 + bytes.len() / 512) {
+            take(&bytes[..cut]);
+        }
+        let mut seed = i as u64 + 1;
+        for _ in 0..200 {
+            let mut changed = bytes.clone();
+            for _ in 0..4 {
+                let at = usize::try_from(dice(&mut seed) >> 8).unwrap() % changed.len().max(1);
+                if let Some(byte) = changed.get_mut(at) {
+                    *byte = dice(&mut seed).to_be_bytes()[3];
+                }
+            }
+            take(&changed);
+        }
+    }
+}
+
 const WORLD: &str = r#"
 [[network]]
 name = "lab"

@@ -109,6 +109,10 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
     fn align(&mut self, to: usize) {
         self.at = self.at.next_multiple_of(to);
     }
@@ -222,6 +226,15 @@ fn call(serial: u32, to: Object<'_>, member: &str, signature: &str, body: &Write
 struct Answer {
     to: u32,
     error: Option<String>,
+}
+
+/// A whole message as a test has it: where its body begins, if it is an answer.
+#[cfg(test)]
+pub(super) fn body(message: &[u8]) -> Option<&[u8]> {
+    let (body, end) = length(message.first_chunk()?)?;
+    let message = message.get(..end)?;
+    answer(message)?;
+    message.get(body..)
 }
 
 /// How long a message is, from its first 16 bytes: where its body begins, and where it ends.
@@ -410,10 +423,7 @@ pub(super) struct Reply(Vec<u8>);
 
 impl Reply {
     pub(super) fn reader(&self) -> Reader<'_> {
-        Reader {
-            bytes: &self.0,
-            at: 0,
-        }
+        Reader::new(&self.0)
     }
 }
 

@@ -529,6 +529,31 @@ mod tests {
     }
 
     #[test]
+    fn the_corpus_breaks_nothing() {
+        let (mut some, mut names) = (0, 0);
+        crate::dns::tests::feed("dbus", |bytes| {
+            let Some(body) = super::super::bus::body(bytes) else {
+                return;
+            };
+            let mut reader = Reader::new(body);
+            let Some(_kind) = reader.signature() else {
+                return;
+            };
+            // Whatever it says it is.
+            let at = reader.at();
+            let found = servers(&mut Reader::new(body).after(at), true).unwrap_or_default();
+            let _ = servers(&mut Reader::new(body).after(at), false);
+            let domains = domains(&mut Reader::new(body).after(at)).unwrap_or_default();
+            assert!(found.len() <= MOST && domains.len() <= MOST);
+            (some, names) = (some + found.len(), names + domains.len());
+            let manners = found.iter().map(|s| (s.link, manner(true))).collect();
+            let links = sorted(&found, &domains, &manners);
+            assert!(links.others.len() <= found.len());
+        });
+        assert!(some > 100 && names > 100, "{some} {names}");
+    }
+
+    #[test]
     fn paths_of_links() {
         assert_eq!(path(3), "/org/freedesktop/resolve1/link/_33");
         assert_eq!(path(142), "/org/freedesktop/resolve1/link/_3142");

@@ -68,10 +68,16 @@ impl ResolvConf {
     }
 }
 
-/// The `nameserver` lines (resolv.conf(5)); all of them, not only the first three.
+/// The most resolvers of a file.
+const MOST: usize = 64;
+
+/// The `nameserver` lines (resolv.conf(5)), not only the first three.
 fn parse(text: &str) -> Vec<SocketAddr> {
     let mut resolvers = Vec::new();
     for line in text.lines() {
+        if resolvers.len() >= MOST {
+            break;
+        }
         let mut words = line.split_ascii_whitespace();
         if words.next() != Some("nameserver") {
             continue;
@@ -109,6 +115,17 @@ pub(super) fn interface(name: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_corpus_breaks_nothing() {
+        let mut found = 0;
+        crate::dns::tests::feed("resolv.conf", |bytes| {
+            let resolvers = parse(&String::from_utf8_lossy(bytes));
+            assert!(resolvers.len() <= MOST);
+            found += resolvers.len();
+        });
+        assert!(found > 1000, "{found}");
+    }
 
     #[test]
     fn resolvers_of_a_file() {
