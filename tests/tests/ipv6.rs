@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tests::clients::{dhclient6, value};
 use tests::world::finds;
-use tests::{Machine, Netd, Ns, World, tool, wait_for};
+use tests::{Guest, Machine, Netd, Ns, World, tool, wait_for};
 
 const WAIT: Duration = Duration::from_secs(15);
+/// A guest without KVM on a busy machine.
+const GUEST: Duration = Duration::from_secs(60);
 /// A machine far away, which routes nothing back to private addresses.
 const FAR: &str = "2001:db8:80::80";
 
@@ -431,4 +433,67 @@ fn both_kinds_of_addresses_and_a_routed_network() -> anyhow::Result<()> {
             Ok(())
         })
     })
+}
+
+const ONLY_SIX: &str = r#"
+name = "only"
+[forward]
+mode = "nat"
+ipv6 = true
+[domain]
+name = "only.test"
+[[subnet]]
+address = "fd00:69::1/64"
+"#;
+
+/// Real Linux guests: one that has both families, and one that has IPv6 alone.
+#[test]
+fn linux_guests_in_dual_stack_and_with_ipv6_only() -> anyhow::Result<()> {
+    let dual = SLAAC.replace("10.66.0.1/24\"", "10.66.0.1/24\"\n[subnet.dhcp]");
+    let test = "linux_guests_in_dual_stack_and_with_ipv6_only";
+    on(
+        &dual,
+        test,
+        &["qemu-system-x86_64", "busybox"],
+        |world, netd| {
+            netd.apply(ONLY_SIX)?;
+            let boot = |network: &str, name: &str| -> anyhow::Result<Guest> {
+                let port = netd.json(&["port", "attach", network, name])?;
+                let text = |key: &str| port[key].as_str().unwrap_or_default().to_owned();
+                let boot = Guest::on_tap(&world.host, &text("interface"));
+                let boot = boot.mac(&text("mac")).name(name);
+                match network {
+                    "only" => boot.no_dhcp().boot(),
+                    _ => boot.boot(),
+                }
+            };
+            let (dual, only) = (boot("six", "dual")?, boot("only", "solo")?);
+            assert!(dual.lease()?.to_string().starts_with("10.66.0."));
+            for (guest, domain, gateway, prefix) in [
+                (&dual, "six.test", "fd00:66::1", "fd00:66:"),
+                (&only, "only.test", "fd00:69::1", "fd00:69:"),
+            ] {
+                let until = |what: &str, script: &str, word: &str| {
+                    wait_for(what, GUEST, || {
+                        let said = guest.run(script)?;
+                        anyhow::ensure!(said.contains(word), "{said}");
+                        anyhow::Ok(said)
+                    })
+                };
+                until(
+                    "an address",
+                    "ip -6 addr show dev eth0 scope global",
+                    prefix,
+                )?;
+                until("a way out", "ip -6 route show default", "via fe80::")?;
+                until("NAT66", &format!("ping -6 -c1 -W2 {FAR}"), "0% packet loss")?;
+                let own = format!("nslookup {}.{domain} {gateway}", guest.name());
+                until("its own name", &own, prefix)?;
+            }
+            // What has no IPv4 has none: not even a route.
+            assert_eq!(only.run("ip -4 route")?.trim(), "");
+            assert_eq!(only.run("ip -4 addr show dev eth0")?.trim(), "");
+            Ok(())
+        },
+    )
 }
