@@ -2,6 +2,7 @@
 //! Each case is named by the clause it obeys.
 
 mod checking;
+mod clauses;
 
 use std::net::{IpAddr, SocketAddr};
 
