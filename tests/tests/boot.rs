@@ -1,4 +1,4 @@
-//! Machines without a system: TFTP as clients and as others speak it, and a guest that boots by iPXE.
+//! Machines without a system: TFTP as clients and as others speak it, and guests that boot by iPXE and by UEFI.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -227,4 +227,142 @@ fn a_guest_boots_by_ipxe() -> anyhow::Result<()> {
         "{lease}"
     );
     Ok(())
+}
+
+/// The same as a UEFI application: one section of a PE image that is linked to no address.
+fn uefi_program(says: &str) -> Vec<u8> {
+    let mut image = vec![0; 0x200];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"MZ");
+    put(0x3c, &[0x40]);
+    // x86-64, one section, 240 bytes of optional header; executable, may lie anywhere.
+    put(0x40, b"PE\0\0\x64\x86\x01");
+    put(0x54, &[0xf0, 0, 0x22, 0]);
+    put(0x58, &[0x0b, 0x02]);
+    let words: [(usize, u32); 11] = [
+        (0x5c, 0x1000), // code
+        (0x68, 0x1000), // where it begins to run
+        (0x6c, 0x1000), // and where it lies
+        (0x78, 0x1000), // alignment in memory
+        (0x7c, 0x200),  // and in the file
+        (0x90, 0x2000), // all of it
+        (0x94, 0x200),  // its headers
+        (0x9c, 10),     // for UEFI to run
+        (0xc4, 16),     // empty directories
+        (0x150, 0x1000),
+        (0x154, 0x1000),
+    ];
+    for (at, word) in words {
+        put(at, &word.to_le_bytes());
+    }
+    put(0x148, b".text");
+    put(0x159, &[0x02]);
+    put(0x15d, &[0x02]);
+    put(0x16c, &[0x20, 0, 0, 0x60]);
+    image.extend_from_slice(&[
+        0x48, 0x8d, 0x35, 0x10, 0, 0, 0, // lea rsi, the text
+        0x66, 0xba, 0xf8, 0x03, // mov dx, the first serial port
+        0xfc, // cld
+        0xac, // lodsb
+        0x84, 0xc0, // test al, al
+        0x74, 0x03, // jz, to the end
+        0xee, // out dx, al
+        0xeb, 0xf8, // jmp, to lodsb
+        0xf4, // hlt
+        0xeb, 0xfd, // jmp, to hlt
+    ]);
+    image.extend_from_slice(says.as_bytes());
+    image.resize(20_000, 0);
+    image
+}
+
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// A guest with UEFI's own network boot: by PXE from our TFTP server, by HTTP from a web server on the internet, which is
+/// found by its name and reached through NAT. PXE comes first and asks for two minutes, so it may be left out.
+fn boots_by_uefi(test: &str, rule: &str, without: &[&str], says: &str) -> anyhow::Result<()> {
+    let tools = [&TOOLS[..], &["qemu-system-x86_64", FIRMWARE]].concat();
+    if !tool::ready(&format!("boot::{test}"), &tools) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = Netd::start(&world.host)?;
+    let folder = netd.scratch().join("tftp");
+    fs::create_dir(&folder)?;
+    netd.apply(&format!(
+        r#"
+name = "lab"
+[[subnet]]
+address = "10.50.0.1/24"
+[subnet.dhcp.boot]
+tftp = "{}"
+[[subnet.dhcp.boot.rule]]
+{rule}
+"#,
+        folder.display()
+    ))?;
+    fs::write(folder.join("boot.efi"), uefi_program("booted by PXE\n"))?;
+    let site = world.internet.scratch().join("site");
+    fs::create_dir(&site)?;
+    fs::write(site.join("boot.efi"), uefi_program("booted by HTTP\n"))?;
+    let address = format!("{}:8080", tests::world::WWW);
+    let home = site.display().to_string();
+    let web = ["busybox", "httpd", "-f", "-p", &address, "-h", &home];
+    let _web = world.internet.spawn(&web)?;
+
+    let line = netd.vnet(&["port", "attach", "lab", "diskless", "-o", "qemu"])?;
+    // The card's own ROM would be iPXE again.
+    let line = line.replace("virtio-net-pci,", "virtio-net-pci,romfile=,bootindex=1,");
+    let files = world.host.scratch();
+    let (serial, variables) = (files.join("serial"), files.join("variables"));
+    fs::copy(VARIABLES, &variables)?;
+    let flash = [
+        format!("if=pflash,unit=0,format=raw,readonly=on,file={FIRMWARE}"),
+        format!("if=pflash,unit=1,format=raw,file={}", variables.display()),
+    ];
+    let fixed = "-M q35 -accel tcg -m 256 -nodefaults -no-user-config -display none -no-reboot";
+    let chardev = format!("file:{}", serial.display());
+    let mut argv: Vec<&str> = vec!["qemu-system-x86_64"];
+    argv.extend(fixed.split(' '));
+    argv.extend([
+        "-drive", &flash[0], "-drive", &flash[1], "-serial", &chardev,
+    ]);
+    argv.extend(without.iter().flat_map(|what| ["-fw_cfg", what]));
+    argv.extend(line.split_whitespace());
+    let qemu = world.host.spawn(&argv)?;
+    wait_for("the program's word", Duration::from_secs(180), || {
+        let said = fs::read(&serial).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        anyhow::ensure!(
+            said.contains(says),
+            "{said}\n{}\n{}",
+            qemu.log(),
+            netd.log()
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_guest_boots_by_uefi_and_tftp() -> anyhow::Result<()> {
+    boots_by_uefi(
+        "a_guest_boots_by_uefi_and_tftp",
+        "arch = [\"uefi-x64\"]\nfile = \"boot.efi\"",
+        &[],
+        "booted by PXE",
+    )
+}
+
+#[test]
+fn a_guest_boots_by_uefi_and_http() -> anyhow::Result<()> {
+    boots_by_uefi(
+        "a_guest_boots_by_uefi_and_http",
+        "arch = [\"uefi-x64-http\"]\nfile = \"http://www.example.org:8080/boot.efi\"",
+        &[
+            "name=opt/org.tianocore/IPv4PXESupport,string=no",
+            "name=opt/org.tianocore/IPv6PXESupport,string=no",
+        ],
+        "booted by HTTP",
+    )
 }
