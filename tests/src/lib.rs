@@ -30,6 +30,7 @@ pub mod process;
 pub mod scratch;
 pub mod tool;
 pub mod unpacked;
+pub mod vhost;
 pub mod wait;
 pub mod world;
 

@@ -1,15 +1,18 @@
-//! G1, G2, I1: Linux guests. A translated guest is its own ceiling, so only ratios inside one run say something.
+//! G1, G2, I1, K2: Linux guests. A translated guest is its own ceiling, so only ratios inside one run say something.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tests::daemon::binary;
-use tests::{Guest, Ns, Proc};
+use tests::{Guest, Netd, Ns, Proc, vhost};
 
 use crate::load;
 use crate::table::{line, median};
 
 const START: Duration = Duration::from_secs(15);
+/// Seconds of a transfer.
+const TRANSFER: u32 = 3;
 
 struct Lan {
     ns: Ns,
@@ -49,7 +52,7 @@ impl Lan {
 /// A guest's transfer in Mbit/s.
 fn transfer(guest: &Guest, to: &str, reverse: bool) -> anyhow::Result<f64> {
     let reverse = if reverse { "-R" } else { "" };
-    let report = guest.run(&format!("iperf3 -J -c {to} -t 3 {reverse}"))?;
+    let report = guest.run(&format!("iperf3 -J -c {to} -t {TRANSFER} {reverse}"))?;
     let report: serde_json::Value = serde_json::from_str(&report)?;
     Ok(report["end"]["sum_received"]["bits_per_second"]
         .as_f64()
@@ -98,37 +101,76 @@ pub(crate) fn guest_to_host(rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// G2: two guests through the switch, relative to two taps on a bridge.
-pub(crate) fn guest_to_guest(rounds: usize) -> anyhow::Result<()> {
-    let (ours, taps) = (two_guests(rounds, true)?, two_guests(rounds, false)?);
-    let ratio = median(&ours) / median(&taps);
-    line(
-        "G2",
-        "guest TCP to guest",
-        "virtio-net-backend",
-        median(&ours),
-        Some(ratio),
-        &format!("Mbit/s {ours:.0?}"),
-    );
-    line(
-        "G2",
-        "guest TCP to guest",
-        "two taps on a bridge",
-        median(&taps),
-        None,
-        &format!("Mbit/s {taps:.0?}"),
-    );
-    Ok(())
+/// Two guests that know each other, and what moves their frames.
+struct Pair {
+    who: &'static str,
+    guests: [Guest; 2],
+    /// Of its own, in the one case.
+    backend: Option<Proc>,
+    lan: Lan,
+    rates: Vec<f64>,
+    costs: Vec<f64>,
 }
 
-fn two_guests(rounds: usize, ours: bool) -> anyhow::Result<Vec<f64>> {
-    use std::io::{BufRead as _, Write as _};
-    let lan = Lan::new()?;
-    let control = lan.socket("control");
-    let mut backend = None;
-    if ours {
-        backend =
-            Some(lan.backend(&["--control", &control.display().to_string(), "--tap", "up0"])?);
+/// How the guests of a [`Pair`] are connected.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Switch,
+    /// Taps, and otherwise as the guests of the switch: shared memory, and interrupts without MSI-X. Both are what
+    /// QEMU's vhost-user needs here, and no part of a path for frames.
+    Taps,
+    /// Taps as QEMU has them when nothing else is said: memory of its own in huge pages, MSI-X.
+    PlainTaps,
+}
+
+impl Pair {
+    fn new(by: By) -> anyhow::Result<Self> {
+        let lan = Lan::new()?;
+        let backend = match by {
+            By::Switch => Some(Self::switch(&lan)?),
+            By::Taps | By::PlainTaps => None,
+        };
+        let boot = |i: u32| {
+            let guest = match by {
+                By::Switch => Guest::on_vhost_user(lan.socket(&format!("p{i}"))),
+                By::Taps => Guest::on_tap(&lan.ns, &format!("tap{i}")).args(&[
+                    "-object",
+                    "memory-backend-memfd,id=memory,size=192M,share=on",
+                    "-numa",
+                    "node,memdev=memory",
+                    "-global",
+                    "virtio-net-pci.vectors=0",
+                ]),
+                By::PlainTaps => Guest::on_tap(&lan.ns, &format!("tap{i}")),
+            };
+            let mac = format!("52:54:00:00:01:{i:02x}");
+            guest.mac(&mac).no_dhcp().boot()
+        };
+        let guests = [boot(0)?, boot(1)?];
+        guests[0].run("ip addr add 10.96.0.2/24 dev eth0")?;
+        guests[1].run("ip addr add 10.96.0.3/24 dev eth0; iperf3 -s -D >/dev/null 2>&1")?;
+        tests::wait_for("the server", START, || {
+            guests[1].run("netstat -ltn | grep 5201")
+        })?;
+        Ok(Self {
+            who: match by {
+                By::Switch => "virtio-net-backend",
+                By::Taps => "two taps on a bridge",
+                By::PlainTaps => "taps, QEMU's defaults",
+            },
+            guests,
+            backend,
+            lan,
+            rates: Vec::new(),
+            costs: Vec::new(),
+        })
+    }
+
+    fn switch(lan: &Lan) -> anyhow::Result<Proc> {
+        use std::io::{BufRead as _, Write as _};
+        let control = lan.socket("control");
+        let backend =
+            lan.backend(&["--control", &control.display().to_string(), "--tap", "up0"])?;
         let mut stream = std::os::unix::net::UnixStream::connect(&control)?;
         let mut answers = std::io::BufReader::new(stream.try_clone()?);
         for i in 0..2 {
@@ -140,26 +182,137 @@ fn two_guests(rounds: usize, ours: bool) -> anyhow::Result<Vec<f64>> {
             answers.read_line(&mut answer)?;
             anyhow::ensure!(answer.contains("true"), "{answer}");
         }
+        Ok(backend)
     }
-    let boot = |i: u32| {
-        let guest = if ours {
-            Guest::on_vhost_user(lan.socket(&format!("p{i}")))
-        } else {
-            Guest::on_tap(&lan.ns, &format!("tap{i}"))
+
+    /// One transfer: its rate, and what everybody's CPU was for a gigabyte.
+    fn transfer(&mut self) -> anyhow::Result<()> {
+        let processes = self.guests.iter().map(Guest::pid);
+        let processes: Vec<u32> = processes
+            .chain(self.backend.as_ref().map(Proc::id))
+            .collect();
+        let spent = || -> anyhow::Result<f64> {
+            let all = processes.iter().map(|pid| load::cpu_seconds(*pid));
+            Ok(all.collect::<anyhow::Result<Vec<_>>>()?.iter().sum())
         };
-        guest
-            .mac(&format!("52:54:00:00:01:{i:02x}"))
-            .no_dhcp()
-            .boot()
-    };
-    let (one, two) = (boot(0)?, boot(1)?);
-    one.run("ip addr add 10.96.0.2/24 dev eth0")?;
-    two.run("ip addr add 10.96.0.3/24 dev eth0; iperf3 -s -D >/dev/null 2>&1; sleep 1")?;
-    let samples = (0..rounds)
-        .map(|_| transfer(&one, "10.96.0.3", false))
-        .collect();
-    drop(backend);
-    samples
+        let before = spent()?;
+        let rate = transfer(&self.guests[0], "10.96.0.3", false)?;
+        let gigabytes = rate * f64::from(TRANSFER) / 8e3;
+        self.costs.push((spent()? - before) / gigabytes);
+        self.rates.push(rate);
+        Ok(())
+    }
+}
+
+/// G2: two guests through the switch, relative to two taps on a bridge; the pairs take turns, the others idle.
+pub(crate) fn guest_to_guest(rounds: usize) -> anyhow::Result<()> {
+    let mut pairs = [
+        Pair::new(By::Switch)?,
+        Pair::new(By::Taps)?,
+        Pair::new(By::PlainTaps)?,
+    ];
+    // A translated guest's figures scatter by a tenth: more of them.
+    for _ in 0..2 * rounds + 1 {
+        for pair in &mut pairs {
+            pair.transfer()?;
+        }
+    }
+    let ours = median(&pairs[0].rates);
+    for pair in &pairs {
+        let rate = median(&pair.rates);
+        line(
+            "G2",
+            "guest TCP to guest",
+            pair.who,
+            rate,
+            pair.backend.is_none().then_some(ours / rate),
+            &format!(
+                "Mbit/s {:.0?}; {:.2} s of CPU a gigabyte",
+                pair.rates,
+                median(&pair.costs)
+            ),
+        );
+        anyhow::ensure!(pair.lan.ns.residents().len() >= 3, "a guest has ended");
+    }
+    Ok(())
+}
+
+/// K2: how long a guest is silent when its backend is killed: under netd, and alone with QEMU's own `reconnect=1`.
+pub(crate) fn silence(rounds: usize) -> anyhow::Result<()> {
+    let host = Ns::new("bench")?;
+    let netd = Netd::start(&host)?;
+    // A VMM that would never come again, were its connection to end.
+    let qemu = vhost::attach(&netd, "web", &[])?.replace(",reconnect=1", "");
+    let ours = vhost::boot("web", &qemu)?;
+    let address = ours.lease()?.to_string();
+    let mut silences = [Vec::new(), Vec::new()];
+    let mut alone = Alone::new()?;
+    for _ in 0..rounds {
+        let process = vhost::backend(&netd)?;
+        let (_, silent) = vhost::pings(&host, &address, || kill(process))?;
+        silences[0].push(silent.as_secs_f64() * 1e3);
+        silences[1].push(alone.silent()?.as_secs_f64() * 1e3);
+    }
+    for (who, silences) in ["virtio-net-backend, netd", "alone, reconnect=1"]
+        .into_iter()
+        .zip(&silences)
+    {
+        line(
+            "K2",
+            "silence when the backend is killed",
+            who,
+            median(silences),
+            None,
+            &format!("ms {silences:.0?}"),
+        );
+    }
+    Ok(())
+}
+
+fn kill(process: u32) -> anyhow::Result<()> {
+    let process = rustix::process::Pid::from_raw(i32::try_from(process)?);
+    let process = process.context("no process")?;
+    Ok(rustix::process::kill_process(
+        process,
+        rustix::process::Signal::KILL,
+    )?)
+}
+
+/// A backend without netd, started again by hand, and a QEMU that comes back by itself.
+struct Alone {
+    lan: Lan,
+    backend: Proc,
+    _guest: Guest,
+}
+
+impl Alone {
+    fn new() -> anyhow::Result<Self> {
+        let lan = Lan::new()?;
+        let backend = Self::start(&lan)?;
+        let guest = Guest::on_vhost_user(lan.socket("s")).connection("reconnect=1");
+        let guest = guest.no_dhcp().boot()?;
+        guest.run("ip addr add 10.96.0.3/24 dev eth0; ping -c2 10.96.0.1")?;
+        Ok(Self {
+            lan,
+            backend,
+            _guest: guest,
+        })
+    }
+
+    fn start(lan: &Lan) -> anyhow::Result<Proc> {
+        let socket = lan.socket("s").display().to_string();
+        lan.backend(&["--socket", &socket, "--tap", "up0"])
+    }
+
+    fn silent(&mut self) -> anyhow::Result<Duration> {
+        let (lan, backend) = (&self.lan, &mut self.backend);
+        let (_, silent) = vhost::pings(&lan.ns, "10.96.0.3", || {
+            backend.kill9()?;
+            *backend = Self::start(lan)?;
+            Ok(())
+        })?;
+        Ok(silent)
+    }
 }
 
 /// I1: CPU of the backend with a connected guest that does nothing.

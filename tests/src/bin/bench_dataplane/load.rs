@@ -127,7 +127,8 @@ pub(crate) fn cores_over(pid: u32, window: Duration) -> anyhow::Result<f64> {
     Ok((cpu_seconds(pid)? - before) / began.elapsed().as_secs_f64())
 }
 
-fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
+/// CPU that a process used so far.
+pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat
         .rsplit(')')

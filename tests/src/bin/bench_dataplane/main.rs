@@ -1,4 +1,4 @@
-//! The data plane beside its peers: `bench_dataplane [T1 T3 T4 S1 S2 G1 G2 I1 K1] [--rounds N]`.
+//! The data plane beside its peers: `bench_dataplane [T1 T3 T4 S1 S2 G1 G2 I1 K1 K2] [--rounds N]`.
 //!
 //! Peers and we take turns inside one run, and ratios are what to keep: on a shared machine all figures move together.
 //! Load comes from DPDK's testpmd (virtio_user) on core 0, the backend runs on core 1. Needs root; what is missing is
@@ -50,4 +50,5 @@ const BENCHES: &[(&str, Bench)] = &[
     ("G2", guests::guest_to_guest),
     ("I1", guests::idle),
     ("K1", kvm::example_vmm),
+    ("K2", guests::silence),
 ];

@@ -1,12 +1,12 @@
 //! The DHCP table of `make bench`: netd, Kea and dnsmasq under perfdhcp, alternating, each run with a fresh server.
 //!
 //! perfdhcp plays a relay with sixty thousand clients (`perfdhcp -4 -r RATE -R 60000 -p 5`). It runs single-threaded
-//! for all of them: with two threads on two cores its own receive buffer overflows from about 8,000/s on. What that
-//! buffer lost all the same is counted apart (the namespace's UDP counters): it is no server's drop, but it is not
-//! taken off the drops either. What else is set is set for all of them alike: this session's group of processes comes
-//! before the machine's others, and perfdhcp, whose one core is full first, is spared what is no server's work (see
-//! `run::measure` and `Lab`).
+//! for all of them: with two threads on two cores it takes three times as long an exchange. What its receive buffer loses
+//! is counted apart (the namespace's UDP counters): it is no server's drop, but it is not taken off the drops either.
+//! What else is set is set for all of them alike: this session's group of processes comes before the machine's others,
+//! and perfdhcp, whose one core is full first, is spared what is no server's work (see `generator` and `Lab`).
 
+mod generator;
 mod peer;
 mod run;
 mod table;
@@ -38,6 +38,10 @@ const PRESENT: u32 = 50_000;
 fn main() -> anyhow::Result<()> {
     // Not a kernel with groups, or not root: then as it is.
     let _ = std::fs::write("/proc/self/autogroup", "-15");
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let [server, rates @ ..] = &asked[..] {
+        return some(server, rates);
+    }
     let mut rows = Vec::new();
     let best = best_clean()?;
     let of = |peer| best.iter().find(|(p, _)| *p == peer).map_or(0, |(_, r)| *r);
@@ -54,6 +58,16 @@ fn main() -> anyhow::Result<()> {
     rows.push(present()?);
     rows.push(latency()?);
     table::print(&rows);
+    Ok(())
+}
+
+/// Some runs of one server alone: `dhcp_bench netd 15000 25000`.
+fn some(server: &str, rates: &[String]) -> anyhow::Result<()> {
+    let peer = Peer::ALL.into_iter().find(|peer| peer.name() == server);
+    let peer = peer.with_context(|| format!("no server `{server}`: dnsmasq, Kea or netd"))?;
+    for rate in rates {
+        median(&[peer], rate.parse()?)?;
+    }
     Ok(())
 }
 

@@ -1,17 +1,14 @@
 //! One run of perfdhcp, and what it said.
 
 use std::fmt;
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 
+use crate::generator;
 use crate::peer::{Lab, SERVER};
 
 /// Seconds of load.
 const SECONDS: u32 = 5;
-
-/// perfdhcp takes and frees a lot: malloc's usual small cache costs it some microseconds an exchange.
-const MALLOC: &str = "GLIBC_TUNABLES=glibc.malloc.tcache_count=2000";
 
 /// What one run showed.
 #[derive(Debug)]
@@ -51,13 +48,9 @@ impl fmt::Display for Run {
 pub(crate) fn measure(lab: &Lab, rate: u32, timed: bool) -> anyhow::Result<Run> {
     let before = own_drops(lab)?;
     let times = if timed { "-x t" } else { "" };
-    let line = format!(
-        "{MALLOC} perfdhcp -4 -g single -r {rate} -R 60000 -p {SECONDS} -W 500000 {times} {SERVER} 2>&1 || true"
-    );
-    let ran = lab
-        .clients
-        .run_within(Duration::from_secs(60), &["sh", "-c", &line])?;
-    let said = ran.ok()?;
+    let arguments =
+        format!("-4 -g single -r {rate} -R 60000 -p {SECONDS} -W 500000 {times} {SERVER}");
+    let said = generator::run(&lab.clients, &arguments)?.ok()?;
     let numbers = |key: &str| -> Vec<f64> {
         let lines = said.lines().filter_map(|l| l.strip_prefix(key));
         lines
