@@ -232,6 +232,8 @@ fn reservation6(host: &Reservation6) -> ReservationDoc {
         duid: host.duid.as_deref().map(hex),
         ip: Some(host.ip.to_string()),
         name: host.name.as_ref().map(ToString::to_string),
+        lease_time: host.lease_time.map(|t| t.to_string()),
+        options: options(host.options.iter().map(DhcpOption6::spell)),
         ..ReservationDoc::default()
     }
 }

@@ -134,4 +134,8 @@ pub struct Reservation6 {
     pub name: Option<PortName>,
     /// The address.
     pub ip: Ipv6Addr,
+    /// Another lease time than the subnet's.
+    pub lease_time: Option<LeaseTime>,
+    /// Options that win over the subnet's.
+    pub options: Vec<DhcpOption6>,
 }

@@ -8,6 +8,8 @@ use crate::config::native::{DhcpDoc, OptionDoc, RangeDoc, ReservationDoc};
 use crate::model::{Dhcp6, DhcpOption6, RaMode, Reservation6};
 use crate::types::Ipv6Net;
 
+const NO_OPTIONS: &str = "nobody asks for options with mode `slaac`: use `stateless`";
+
 pub(super) fn gateway6(at: &str, address: Ipv6Net, check: &mut Check) -> bool {
     let (len, first) = (address.prefix_len(), address.addr());
     let rule = if !(16..=126).contains(&len) {
@@ -49,11 +51,10 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         check.wrong(format!("{at}.dhcp.mode"), format!("guests can make their own addresses only in a /64: use a /64, or mode `stateful` with /{}", address.prefix_len()));
     }
     if mode == RaMode::Slaac && !doc.options.is_empty() {
-        check.wrong(
-            format!("{at}.dhcp.options"),
-            "nobody asks for options with mode `slaac`: use `stateless`",
-        );
+        check.wrong(format!("{at}.dhcp.options"), NO_OPTIONS);
     }
+    let here = format!("{at}.dhcp.lease_time");
+    leases_nothing(&here, mode, doc.lease_time.is_some(), check);
     let mut ranges = Vec::new();
     for (i, range) in doc.ranges.iter().flatten().enumerate() {
         let here = format!("{at}.dhcp.ranges[{i}]");
@@ -73,6 +74,7 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         hosts.extend(reservation6(
             &format!("{at}.dhcp.host[{i}]"),
             address,
+            mode,
             host,
             check,
         ));
@@ -85,6 +87,19 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         options: options6(&format!("{at}.dhcp.options"), &doc.options, check),
         routes: routes6(at, doc, check),
         pref64: pref64(at, doc, check),
+    }
+}
+
+/// What a lease's length is said for where guests make their addresses.
+fn leases_nothing(at: &str, mode: RaMode, said: bool, check: &mut Check) {
+    if said && matches!(mode, RaMode::Slaac | RaMode::Stateless) {
+        let word = mode.word();
+        check.wrong(
+            at,
+            format!(
+                "there are no leases with mode `{word}`: leave it out, or use `stateful` or `both`"
+            ),
+        );
     }
 }
 
@@ -160,6 +175,7 @@ fn range6(
 fn reservation6(
     at: &str,
     address: Ipv6Net,
+    mode: RaMode,
     doc: &ReservationDoc,
     check: &mut Check,
 ) -> Option<Reservation6> {
@@ -167,8 +183,6 @@ fn reservation6(
         ("client_id", doc.client_id.is_some()),
         ("circuit_id", doc.circuit_id.is_some()),
         ("remote_id", doc.remote_id.is_some()),
-        ("options", !doc.options.is_empty()),
-        ("lease_time", doc.lease_time.is_some()),
     ] {
         if is {
             check.wrong(format!("{at}.{field}"), "is IPv4's: leave it out here");
@@ -194,11 +208,18 @@ fn reservation6(
             ),
         );
     }
+    let here = format!("{at}.lease_time");
+    leases_nothing(&here, mode, doc.lease_time.is_some(), check);
+    if mode == RaMode::Slaac && !doc.options.is_empty() {
+        check.wrong(format!("{at}.options"), NO_OPTIONS);
+    }
     Some(Reservation6 {
         mac,
         duid,
         name,
         ip,
+        lease_time: check.maybe(here, doc.lease_time.as_deref()),
+        options: options6(&format!("{at}.options"), &doc.options, check),
     })
 }
 

@@ -6,8 +6,9 @@ use std::net::Ipv6Addr;
 use super::code;
 use crate::types::{Mac, PortName};
 
-/// Relays between a client and us that we believe (`HOP_COUNT_LIMIT`, RFC 8415 section 7.6).
-const MOST_RELAYS: usize = 8;
+/// Relays between a client and us that we believe: `HOP_COUNT_LIMIT` (RFC 8415 section 7.6) is the count that the last
+/// of them writes, and the first writes zero.
+const MOST_RELAYS: usize = 9;
 /// Associations of one message that are looked at, and addresses of each.
 const MOST_IAS: usize = 8;
 const MOST_ADDRESSES: usize = 8;

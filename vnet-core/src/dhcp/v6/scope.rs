@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::code;
+use super::{SERVERS, SITE_SERVERS, code};
 use crate::dhcp::ra::{resolvers, wire_name};
 use crate::lease::Pool;
 use crate::model::{Network, RaMode, Reservation6, Subnet6, World};
@@ -14,6 +14,8 @@ pub struct Scope {
     pub network: NetworkName,
     /// Our identifier, which outlives every change of the network (RFC 6355).
     pub duid: Vec<u8>,
+    /// Our addresses on the link, but the link-local one.
+    pub gateways: Vec<Ipv6Addr>,
     /// Its subnets that serve DHCPv6, in order.
     pub subnets: Vec<Subnet>,
     /// The network's ports, by the guest's MAC.
@@ -82,6 +84,7 @@ impl Scope {
         Some(Self {
             network: name.clone(),
             duid,
+            gateways: network.subnets6.iter().map(Subnet6::gateway).collect(),
             subnets,
             members: members.collect(),
             roaming: network
@@ -98,6 +101,7 @@ impl Scope {
         Self {
             network,
             duid: Vec::new(),
+            gateways: Vec::new(),
             subnets: Vec::new(),
             members: BTreeMap::new(),
             roaming: false,
@@ -113,12 +117,12 @@ impl Scope {
             .position(|s| s.prefix.contains(&address))
     }
 
-    /// Whether a name is a port's or a reservation's of somebody with another MAC or DUID.
-    pub(super) fn is_anothers_name(&self, name: &PortName, mac: Option<Mac>, duid: &[u8]) -> bool {
-        let mut members = self.members.iter();
-        let mut hosts = self.subnets.iter().flat_map(|s| &s.hosts);
-        members.any(|(own, member)| member.name == *name && Some(*own) != mac)
-            || hosts.any(|h| h.name.as_ref() == Some(name) && !h.is_for(mac, duid))
+    /// Whether a message to this address is one to us: the packet socket also shows what guests send through us to
+    /// servers elsewhere. What is link-local came to us by its frame.
+    pub(super) fn is_for_us(&self, to: Ipv6Addr) -> bool {
+        [SERVERS, SITE_SERVERS].contains(&to)
+            || to.is_unicast_link_local()
+            || self.gateways.contains(&to)
     }
 
     pub(super) fn pools(&self) -> Vec<Pool> {
@@ -137,14 +141,6 @@ impl Scope {
             excluded.extend(&member.addresses);
         }
         excluded.into_iter().map(IpAddr::V6).collect()
-    }
-}
-
-impl Reservation6 {
-    /// Whether this client is the one it is kept for.
-    #[must_use]
-    pub fn is_for(&self, mac: Option<Mac>, duid: &[u8]) -> bool {
-        self.duid.as_deref() == Some(duid) || (self.mac.is_some() && self.mac == mac)
     }
 }
 
