@@ -72,11 +72,15 @@ name = "web"
 address = "fd00:50::1/64"
 [subnet.dhcp]
 mode = "both"
+relays = ["fd00:50::2"]
 [[subnet.dhcp.host]]
 mac = "52:54:00:00:00:01"
 ip = "fd00:50::9"
 lease_time = "infinite"
 options = { ntp-server = "fd00:50::7b" }
+[ra]
+interval = 30
+preference = "low"
 [[route]]
 to = "10.99.0.0/16"
 via = "10.50.0.9"

@@ -117,6 +117,8 @@ pub struct Dhcp6 {
     pub lease_time: LeaseTime,
     /// What else every client of the subnet is told.
     pub options: Vec<DhcpOption6>,
+    /// Relays that are trusted with more than one station's share, by the link that they name or their own address.
+    pub relays: Vec<Ipv6Addr>,
     /// Where else the gateway leads, besides everywhere (RFC 4191).
     pub routes: Vec<Ipv6Net>,
     /// The prefix of a translator to IPv4 (RFC 8781).

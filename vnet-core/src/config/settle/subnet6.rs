@@ -4,11 +4,11 @@ use std::net::Ipv6Addr;
 
 use super::subnet::{hex, lease_time, spelled, unicast_mac};
 use crate::config::check::Check;
-use crate::config::native::{DhcpDoc, OptionDoc, RangeDoc, ReservationDoc};
-use crate::model::{Dhcp6, DhcpOption6, RaMode, Reservation6};
+use crate::config::native::{DhcpDoc, OptionDoc, RaDoc, RangeDoc, ReservationDoc};
+use crate::model::{Dhcp6, DhcpOption6, Preference, Ra, RaMode, Reservation6, Subnet6};
 use crate::types::Ipv6Net;
 
-const NO_OPTIONS: &str = "nobody asks for options with mode `slaac`: use `stateless`";
+const NO_OPTIONS: &str = "nobody asks with mode `slaac` for other options than `dns-server`, `domain-search` and `captive-portal`: use `stateless`";
 
 pub(super) fn gateway6(at: &str, address: Ipv6Net, check: &mut Check) -> bool {
     let (len, first) = (address.prefix_len(), address.addr());
@@ -50,7 +50,9 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
     if mode != RaMode::Stateful && address.prefix_len() != 64 {
         check.wrong(format!("{at}.dhcp.mode"), format!("guests can make their own addresses only in a /64: use a /64, or mode `stateful` with /{}", address.prefix_len()));
     }
-    if mode == RaMode::Slaac && !doc.options.is_empty() {
+    let options = options6(&format!("{at}.dhcp.options"), &doc.options, check);
+    // Some are advertised, too.
+    if mode == RaMode::Slaac && !options.iter().all(DhcpOption6::is_advertised) {
         check.wrong(format!("{at}.dhcp.options"), NO_OPTIONS);
     }
     let here = format!("{at}.dhcp.lease_time");
@@ -84,7 +86,8 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         ranges,
         hosts,
         lease_time: lease_time(at, doc, check),
-        options: options6(&format!("{at}.dhcp.options"), &doc.options, check),
+        options,
+        relays: relays6(at, doc, check),
         routes: routes6(at, doc, check),
         pref64: pref64(at, doc, check),
     }
@@ -101,6 +104,50 @@ fn leases_nothing(at: &str, mode: RaMode, said: bool, check: &mut Check) {
             ),
         );
     }
+}
+
+pub(in crate::config) fn ra(doc: Option<&RaDoc>, subnets: &[Subnet6], check: &mut Check) -> Ra {
+    let Some(doc) = doc else {
+        return Ra::default();
+    };
+    if subnets.is_empty() {
+        check.wrong(
+            "ra",
+            "nothing is advertised without an IPv6 subnet: leave it out",
+        );
+    }
+    let usual = Ra::default();
+    let preference = doc.preference.as_deref().and_then(|text| {
+        let all = &Preference::ALL;
+        check.word("ra.preference", text, all, Preference::word)
+    });
+    let ra = Ra {
+        interval: doc.interval.unwrap_or(usual.interval),
+        router_lifetime: doc.router_lifetime,
+        preference: preference.unwrap_or(usual.preference),
+    };
+    if let Err((field, rule)) = ra.check() {
+        check.wrong(format!("ra.{field}"), rule.0);
+    }
+    ra
+}
+
+fn relays6(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv6Addr> {
+    let form = "the relay's own IPv6 address, like fd00:50::2";
+    let mut relays = Vec::new();
+    for (i, text) in doc.relays.iter().enumerate() {
+        let at = format!("{at}.dhcp.relays[{i}]");
+        let relay = check.form::<Ipv6Addr>(&at, text, form);
+        if relay.is_some_and(|a| a.is_unspecified() || a.is_multicast()) {
+            check.wrong(
+                at,
+                format!("`{text}` can be no relay's address: give {form}"),
+            );
+            continue;
+        }
+        relays.extend(relay);
+    }
+    relays
 }
 
 fn routes6(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv6Net> {

@@ -81,7 +81,8 @@ impl Server {
         bytes.extend_from_slice(&draft.body);
         put_others(message, &mut bytes);
         for (code, data) in self.options(subnets, guest) {
-            if message.wants(code) {
+            // Nothing in it: it was switched off.
+            if message.wants(code) && !data.is_empty() {
                 put(&mut bytes, code, data);
             }
         }
