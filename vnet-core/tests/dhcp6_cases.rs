@@ -9,6 +9,7 @@
 //! > 52:54:00:00:00:01 solicit ia=1:fd00:5::7 oro=23 a message; more words: duid=HEX rapid server name=web
 //!                                                   to=ADDRESS (not the group) src=ADDRESS pd=1 ta=1 raw=HEX, and
 //!                                                   relay=LINK/PEER[/MAC][/hops=N][/id=TEXT], the client's first;
+//!                                                   xN at the end: so many of them, each with another two digits for `*`;
 //!                                                   ids at the end: who the reply says that both are
 //! < advertise to fe80::1 ia 1 fd00:5::7 3600        what follows, as the server decided
 //! ```
@@ -90,7 +91,7 @@ impl Case {
                     self.server = None;
                     self.configure();
                 }
-                Some(">") => says = self.message(line),
+                Some(">") => says = self.messages(line),
                 Some(first) if !first.starts_with('#') => panic!("what is `{line}`?"),
                 Some(_) | None => {}
             }
@@ -168,6 +169,28 @@ impl Case {
             format!("event {} {}", e.kind.word(), e.lease.address)
         };
         ended.iter().map(tell).collect()
+    }
+
+    /// One message, or so many like it, of which only the answers are counted.
+    fn messages(&mut self, line: &str) -> Vec<String> {
+        let (like, count) = line.rsplit_once(' ').unwrap();
+        let Some(count) = count.strip_prefix('x').and_then(|n| n.parse::<u32>().ok()) else {
+            return self.message(line);
+        };
+        let mut counts = BTreeMap::<String, u32>::new();
+        for n in 0..count {
+            let said = self.message(&like.replace('*', &format!("{n:02x}")));
+            let last = said.last().unwrap();
+            let mut words = last.split_whitespace();
+            let word = match words.next().unwrap() {
+                "ignored" => last.clone(),
+                kind if last.contains("status 2") => format!("{kind} without an address"),
+                kind => kind.to_owned(),
+            };
+            *counts.entry(word).or_default() += 1;
+        }
+        let told = |(word, n)| format!("{n} times {word}");
+        counts.into_iter().map(told).collect()
     }
 
     fn message(&mut self, line: &str) -> Vec<String> {

@@ -16,6 +16,8 @@ pub struct Scope {
     pub duid: Vec<u8>,
     /// Our addresses on the link, but the link-local one.
     pub gateways: Vec<Ipv6Addr>,
+    /// Relays that speak for more than one station's share.
+    pub relays: Vec<Ipv6Addr>,
     /// Its subnets that serve DHCPv6, in order.
     pub subnets: Vec<Subnet>,
     /// The network's ports, by the guest's MAC.
@@ -85,6 +87,11 @@ impl Scope {
             network: name.clone(),
             duid,
             gateways: network.subnets6.iter().map(Subnet6::gateway).collect(),
+            relays: network
+                .subnets6
+                .iter()
+                .flat_map(|s| s.dhcp.relays.clone())
+                .collect(),
             subnets,
             members: members.collect(),
             roaming: network
@@ -102,6 +109,7 @@ impl Scope {
             network,
             duid: Vec::new(),
             gateways: Vec::new(),
+            relays: Vec::new(),
             subnets: Vec::new(),
             members: BTreeMap::new(),
             roaming: false,

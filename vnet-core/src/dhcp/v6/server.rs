@@ -33,7 +33,7 @@ pub struct Server {
 pub(super) struct Guest {
     pub(super) duid: Vec<u8>,
     pub(super) mac: Option<Mac>,
-    /// The frame's source, which addresses count against: nobody's, if a relay speaks.
+    /// The frame's source, which addresses count against; nobody's, if a relay speaks that the document names.
     pub(super) via: Option<Mac>,
     /// The flags and the name that it sent.
     pub(super) said: Option<(u8, PortName)>,
@@ -196,7 +196,7 @@ impl Server {
         }
         let relayed = !message.relays.is_empty();
         if let Some(source) = from.mac
-            && !relayed
+            && !self.is_trusted(from, message)
             && !self.rates.admits(source, now)
         {
             return Err(Reason::RateLimit);
@@ -241,6 +241,15 @@ impl Server {
         }
     }
 
+    /// Whether a relay speaks that the document names: anybody can play relay, and only these speak for more than one
+    /// station. They are known by the link that they name, or by the address that they write from.
+    fn is_trusted(&self, from: &Sender, message: &Message<'_>) -> bool {
+        message.relays.first().is_some_and(|relay| {
+            let named = |address| self.scope.relays.contains(&address);
+            named(relay.link) || named(from.address)
+        })
+    }
+
     fn guest(&self, from: &Sender, message: &Message<'_>) -> Result<Guest, Reason> {
         let relayed = !message.relays.is_empty();
         let anonymous = message.kind == MessageType::InformationRequest;
@@ -253,11 +262,11 @@ impl Server {
         if link.is_empty() {
             return Err(Reason::NoSubnet);
         }
-        let via = from.mac.filter(|_| !relayed);
+        let direct = from.mac.filter(|_| !relayed);
         Ok(Guest {
             duid,
-            mac: via.or_else(|| message.told_mac()),
-            via,
+            mac: direct.or_else(|| message.told_mac()),
+            via: from.mac.filter(|_| !self.is_trusted(from, message)),
             said: message.name(),
             link,
         })
