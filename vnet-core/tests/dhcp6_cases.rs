@@ -8,6 +8,7 @@
 //! restart                                           the server forgets what is not on disk
 //! > 52:54:00:00:00:01 solicit ia=1:fd00:5::7 oro=23 a message; more words: duid=HEX rapid server name=web
 //!                                                   to=ADDRESS (not the group) src=ADDRESS pd=1 ta=1 raw=HEX, and
+//!                                                   arch=N vendor=TEXT user=TEXT (network boot)
 //!                                                   relay=LINK/PEER[/MAC][/hops=N][/id=TEXT], the client's first;
 //!                                                   xN at the end: so many of them, each with another two digits for `*`;
 //!                                                   ids at the end: who the reply says that both are
@@ -314,6 +315,15 @@ fn spoken(line: &str) -> (Sender, Vec<u8>) {
             "to" => from.to = value.parse().unwrap(),
             "src" => from.address = value.parse().unwrap(),
             "raw" => bytes.extend(unhex(value)),
+            "arch" => bytes.extend(option(61, &value.parse::<u16>().unwrap().to_be_bytes())),
+            "user" | "vendor" => {
+                // EDK2 says 343, Intel's number.
+                let mut data = vec![0, 0, 1, 0x57];
+                data.truncate(if key == "vendor" { 4 } else { 0 });
+                data.extend((value.len() as u16).to_be_bytes());
+                data.extend(value.as_bytes());
+                bytes.extend(option(if key == "vendor" { 16 } else { 15 }, &data));
+            }
             "ids" => {}
             _ => panic!("what is `{word}`?"),
         }

@@ -179,7 +179,7 @@ fn subnet6(subnet: &Subnet6) -> SubnetDoc {
             relays: dhcp.relays.iter().map(ToString::to_string).collect(),
             routes: dhcp.routes.iter().map(ToString::to_string).collect(),
             pref64: dhcp.pref64.map(|net| net.to_string()),
-            boot: None,
+            boot: dhcp.boot.as_ref().map(boot),
             host: dhcp.hosts.iter().map(reservation6).collect(),
         }),
     }

@@ -212,7 +212,7 @@ pub struct DhcpDoc {
     /// Options by name or number: `ntp-server = "10.0.0.5"` or a list.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, OptionDoc>,
-    /// IPv4 only: network boot.
+    /// Network boot. IPv6: files are URLs, and there is neither `tftp` nor `server`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootDoc>,
     /// Reservations.

@@ -117,6 +117,8 @@ pub struct Dhcp6 {
     pub lease_time: LeaseTime,
     /// What else every client of the subnet is told.
     pub options: Vec<DhcpOption6>,
+    /// What machines without a system load: files are URLs.
+    pub boot: Option<Boot>,
     /// Relays that are trusted with more than one station's share, by the link that they name or their own address.
     pub relays: Vec<Ipv6Addr>,
     /// Where else the gateway leads, besides everywhere (RFC 4191).

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::boot::boot6;
 use super::subnet::{hex, lease_time, spelled, unicast_mac};
 use crate::config::check::Check;
 use crate::config::native::{DhcpDoc, OptionDoc, RaDoc, RangeDoc, ReservationDoc};
@@ -41,11 +42,9 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         None => Some(RaMode::Stateful),
     };
     let mode = mode.unwrap_or(RaMode::Slaac);
-    if doc.boot.is_some() {
-        check.wrong(
-            format!("{at}.dhcp.boot"),
-            "is IPv4's: leave it out here, or give `boot-file` as an option",
-        );
+    if doc.boot.is_some() && mode == RaMode::Slaac {
+        let rule = "nobody asks what to boot with mode `slaac`: use `stateless`";
+        check.wrong(format!("{at}.dhcp.boot"), rule);
     }
     if mode != RaMode::Stateful && address.prefix_len() != 64 {
         check.wrong(format!("{at}.dhcp.mode"), format!("guests can make their own addresses only in a /64: use a /64, or mode `stateful` with /{}", address.prefix_len()));
@@ -87,6 +86,10 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         hosts,
         lease_time: lease_time(at, doc, check),
         options,
+        boot: doc
+            .boot
+            .as_ref()
+            .map(|doc| boot6(&format!("{at}.dhcp.boot"), doc, check)),
         relays: relays6(at, doc, check),
         routes: routes6(at, doc, check),
         pref64: pref64(at, doc, check),

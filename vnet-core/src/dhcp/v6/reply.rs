@@ -1,12 +1,17 @@
 //! What goes back: associations, options and names, wrapped for the relays that the message passed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use super::message::{Ia, put, put_address, put_status, wrap};
 use super::server::{Guest, Server, Talk};
 use super::{Message, MessageType, Reply, code, frame};
+use crate::model::Booting;
 use crate::types::PortName;
+
+/// What HTTP boot of UEFI is known by.
+const HTTP_CLIENT: &[u8] = b"HTTPClient";
 
 /// What a reply says of addresses.
 #[derive(Debug, Default)]
@@ -80,10 +85,10 @@ impl Server {
         let mut bytes = self.head(talk, kind);
         bytes.extend_from_slice(&draft.body);
         put_others(message, &mut bytes);
-        for (code, data) in self.options(subnets, guest) {
+        for (code, data) in self.options(subnets, guest, message) {
             // Nothing in it: it was switched off.
             if message.wants(code) && !data.is_empty() {
-                put(&mut bytes, code, data);
+                put(&mut bytes, code, &data);
             }
         }
         if let Some((flags, said)) = &guest.said {
@@ -111,8 +116,14 @@ impl Server {
         bytes
     }
 
-    /// What a client of these subnets is told: what its reservations say, then what the subnets say, the first first.
-    fn options(&self, subnets: &[usize], guest: &Guest) -> BTreeMap<u16, &[u8]> {
+    /// What a client of these subnets is told: what its reservations say, what it boots, and what the subnets say, the
+    /// first first.
+    fn options<'s>(
+        &'s self,
+        subnets: &[usize],
+        guest: &Guest,
+        message: &Message<'_>,
+    ) -> BTreeMap<u16, Cow<'s, [u8]>> {
         let own = subnets.iter().filter_map(|at| self.host(*at, guest));
         let own = own.flat_map(|host| &host.options);
         let own = own.map(|option| (option.code, option.data.as_slice()));
@@ -120,11 +131,40 @@ impl Server {
             .iter()
             .flat_map(|at| &self.scope.subnets[*at].options);
         let all = all.map(|(code, data)| (*code, data.as_slice()));
+        let file = self.boot_file(subnets, message);
+        let file = file.map(|file| (code::BOOT_FILE, file.as_bytes()));
         let mut options = BTreeMap::new();
-        for (code, data) in own.chain(all) {
-            options.entry(code).or_insert(data);
+        for (code, data) in own.chain(file).chain(all) {
+            options.entry(code).or_insert(Cow::Borrowed(data));
+        }
+        // UEFI takes an offer for HTTP boot only from a server that says the word back.
+        if let Some((enterprise, class)) = message.vendor_class()
+            && class.starts_with(HTTP_CLIENT)
+            && options.contains_key(&code::BOOT_FILE)
+        {
+            let len = u16::try_from(HTTP_CLIENT.len()).unwrap_or(0).to_be_bytes();
+            let data = [&enterprise[..], &len, HTTP_CLIENT].concat();
+            options
+                .entry(code::VENDOR_CLASS)
+                .or_insert(Cow::Owned(data));
         }
         options
+    }
+
+    /// RFC 5970 section 3.1: where a machine without a system finds what it boots.
+    fn boot_file(&self, subnets: &[usize], message: &Message<'_>) -> Option<&str> {
+        let user_class = message.user_classes();
+        let machine = Booting {
+            arch: message.arch(),
+            vendor_class: message.vendor_class().map_or(&[], |(_, class)| class),
+            user_class: &user_class,
+        };
+        let mut boots = subnets
+            .iter()
+            .filter_map(|at| self.scope.subnets[*at].boot.as_ref());
+        boots
+            .find_map(|boot| boot.choose(&machine))
+            .map(|(file, _)| file)
     }
 
     /// The reply on its way: to where the message came from, from the address that it was written to if that is one of

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::{SERVERS, SITE_SERVERS, code};
 use crate::dhcp::ra::{resolvers, wire_name};
 use crate::lease::Pool;
-use crate::model::{Network, RaMode, Reservation6, Subnet6, World};
+use crate::model::{Boot, Network, RaMode, Reservation6, Subnet6, World};
 use crate::types::{DomainName, Ipv6Net, LeaseTime, Mac, NetworkName, PortName};
 
 /// All that DHCPv6 of one network follows from: a function of the world, replaced whole when the world changes.
@@ -43,6 +43,8 @@ pub struct Subnet {
     pub hosts: Vec<Reservation6>,
     /// How long a lease lasts.
     pub lease_time: LeaseTime,
+    /// What machines without a system load.
+    pub boot: Option<Boot>,
     /// What clients are told when they ask for it.
     pub options: BTreeMap<u16, Vec<u8>>,
 }
@@ -189,6 +191,7 @@ fn subnet(network: &Network, subnet: &Subnet6) -> Subnet {
         ranges: dhcp.ranges.iter().map(range).collect(),
         hosts: dhcp.hosts.clone(),
         lease_time: dhcp.lease_time,
+        boot: dhcp.boot.clone(),
         options,
     }
 }
