@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dhcproto::Encodable as _;
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode};
+use dhcproto::{Encodable as _, v6};
 use serde_json::Value;
 use tests::{Machine, Netd, World, tool, wait_for};
 
@@ -144,5 +144,75 @@ fn one_port_cannot_have_the_whole_pool() -> anyhow::Result<()> {
     assert!(shown.contains("addresses over its limit"), "{shown}");
     let bob = Machine::plug(&netd, "lab", "bob", &[])?;
     assert_eq!(bob.lease()?.ip, bob.address()?);
+    Ok(())
+}
+
+const SIX: &str = r#"
+name = "lab"
+[[subnet]]
+address = "fd00:5::1/64"
+dhcp.mode = "both"
+"#;
+
+/// Asks for eight addresses by name, for a client that nobody saw before, to be had at once.
+fn take_eight(socket: &UdpSocket, interface: u32, round: u16) -> anyhow::Result<()> {
+    let [a, b] = round.to_be_bytes();
+    let mut message = v6::Message::new_with_id(v6::MessageType::Solicit, [0, a, b]);
+    let options = message.opts_mut();
+    options.insert(v6::DhcpOption::ClientId(vec![0, 2, 0, 0, a, b]));
+    options.insert(v6::DhcpOption::RapidCommit);
+    for iaid in 0..8u16 {
+        let wanted = std::net::Ipv6Addr::new(0xfd00, 5, 0, 0, 0, 0, 0, 0x1000 + round * 8 + iaid);
+        let mut inner = v6::DhcpOptions::new();
+        inner.insert(v6::DhcpOption::IAAddr(v6::IAAddr {
+            addr: wanted,
+            preferred_life: 0,
+            valid_life: 0,
+            opts: v6::DhcpOptions::new(),
+        }));
+        options.insert(v6::DhcpOption::IANA(v6::IANA {
+            id: iaid.into(),
+            t1: 0,
+            t2: 0,
+            opts: inner,
+        }));
+    }
+    let servers = std::net::SocketAddrV6::new("ff02::1:2".parse()?, 547, 0, interface);
+    let _ = socket.send_to(&message.to_vec()?, servers);
+    Ok(())
+}
+
+/// Where guests make addresses of their own too, a guard holds them to no list: the limit does.
+#[test]
+fn one_guarded_port_cannot_have_the_whole_range() -> anyhow::Result<()> {
+    let name = "dhcp_fair::one_guarded_port_cannot_have_the_whole_range";
+    if !tool::ready(name, &["nft", "busybox", "dnsmasq"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = Netd::start(&world.host)?;
+    netd.apply(SIX)?;
+    let hog = Machine::plug(&netd, "lab", "hog", &[])?;
+    hog.ns.sh("sysctl -qw net.ipv6.conf.eth0.accept_dad=0")?;
+    hog.ns.ip("link set eth0 down")?;
+    hog.ns.ip("link set eth0 up")?;
+    let index = hog
+        .ns
+        .sh("cat /sys/class/net/eth0/ifindex")?
+        .trim()
+        .parse()?;
+    let socket = wait_for("a link-local address", PATIENCE, || {
+        anyhow::Ok(hog.ns.enter(|| UdpSocket::bind("[::]:546"))??)
+    })?;
+    let mut round = 0;
+    let seen = wait_for("the limit", PATIENCE, || {
+        take_eight(&socket, index, round)?;
+        round += 1;
+        let seen = share(&netd, "hog")?;
+        let refused = seen["over_pool"].as_u64().unwrap_or(0);
+        anyhow::ensure!(refused > 10, "{seen}");
+        Ok(seen)
+    })?;
+    assert_eq!(seen["addresses"], 64, "{seen}");
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tests::clients::{dhclient6, value};
+use tests::process::Proc;
 use tests::world::finds;
 use tests::{Guest, Machine, Netd, Ns, World, tool, wait_for};
 
@@ -309,28 +310,108 @@ fn a_lease_becomes_a_reservation() -> anyhow::Result<()> {
     })
 }
 
+/// dhcpcd with files of its own; its log says what it does.
+fn dhcpcd(ns: &Ns, config: &str) -> anyhow::Result<Proc> {
+    let files = ns.scratch();
+    // Its folders are compiled in: it gets its own.
+    for folder in ["/var/lib/dhcpcd", "/run/dhcpcd"] {
+        std::fs::create_dir_all(folder)?;
+        let own = files.join(&folder.replace('/', "-"));
+        std::fs::create_dir_all(&own)?;
+        ns.bind(own, folder);
+    }
+    let script = files.script("hook", "#!/bin/sh\nexit 0\n")?;
+    let config = format!("{config}ia_na 1\nscript {}\n", script.display());
+    let config = files.write("dhcpcd.conf", &config)?;
+    let config = config.display().to_string();
+    ns.spawn(&["dhcpcd", "-B", "-d", "-f", &config, "eth0"])
+}
+
 #[test]
-fn dhcpcd_is_served() -> anyhow::Result<()> {
-    let test = "dhcpcd_is_served";
+fn dhcpcd_is_served_and_confirms_its_lease_when_the_link_comes_back() -> anyhow::Result<()> {
+    let test = "dhcpcd_is_served_and_confirms_its_lease_when_the_link_comes_back";
     on(STATEFUL, test, &["dhcpcd"], |_, netd| {
         let carol = guest(&netd, "carol", &[])?;
-        let files = carol.ns.scratch();
-        // Its folders are compiled in: it gets its own.
-        for folder in ["/var/lib/dhcpcd", "/run/dhcpcd"] {
-            std::fs::create_dir_all(folder)?;
-            let own = files.join(&folder.replace('/', "-"));
-            std::fs::create_dir_all(&own)?;
-            carol.ns.bind(own, folder);
-        }
-        let script = files.script("hook", "#!/bin/sh\nexit 0\n")?;
-        let config = format!("ipv6only\nnoipv6rs\nia_na 1\nscript {}\n", script.display());
-        let config = files.write("dhcpcd.conf", &config)?;
-        let config = config.display().to_string();
-        let _client = carol
-            .ns
-            .spawn(&["dhcpcd", "-B", "-d", "-f", &config, "eth0"])?;
+        let client = dhcpcd(&carol.ns, "ipv6only\nnoipv6rs\n")?;
         let ip = address(&carol.ns, "fd00:68::10")?;
         assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
+        // RFC 8415 section 18.2.3: it may be on another link now, and asks.
+        carol.ns.ip("link set eth0 down")?;
+        carol.ns.ip("link set eth0 up")?;
+        client.wait_log("confirming prior DHCPv6 lease", WAIT)?;
+        assert_eq!(address(&carol.ns, "fd00:68::10")?, ip);
+        Ok(())
+    })
+}
+
+#[test]
+fn dhcpcd_in_dual_stack() -> anyhow::Result<()> {
+    let dual = format!("{STATEFUL}[[subnet]]\naddress = \"10.68.0.1/24\"\n[subnet.dhcp]\n");
+    on(&dual, "dhcpcd_in_dual_stack", &["dhcpcd"], |_, netd| {
+        let carol = guest(&netd, "carol", &[])?;
+        let _client = dhcpcd(&carol.ns, "")?;
+        let six = address(&carol.ns, "fd00:68::10")?;
+        let four = wait_for("an IPv4 address", WAIT, || {
+            let all = carol.ns.ip("-4 -o addr show dev eth0")?;
+            let found = all.split_whitespace().find(|w| w.starts_with("10.68.0."));
+            let found = found.and_then(|w| w.split('/').next()).map(str::to_owned);
+            found.with_context(|| all.clone())
+        })?;
+        let listed = netd.vnet(&["lease", "list", "six"])?;
+        assert!(listed.contains(&six) && listed.contains(&four), "{listed}");
+        let routes = wait_for("both ways out", WAIT, || {
+            let four = carol.ns.ip("route show default")?;
+            let six = carol.ns.ip("-6 route show default")?;
+            anyhow::ensure!(!four.is_empty() && !six.is_empty(), "{four}{six}");
+            anyhow::Ok(four + &six)
+        })?;
+        assert!(
+            routes.contains("via 10.68.0.1") && routes.contains("via fe80::"),
+            "{routes}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn dhclient_renews_confirms_and_gives_back() -> anyhow::Result<()> {
+    let test = "dhclient_renews_confirms_and_gives_back";
+    let short = STATEFUL.replace("10m", "10s");
+    on(&short, test, &["dhclient"], |_, netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        let (mut client, learnt) = dhclient6(&alice.ns, "")?;
+        let ip = value(&learnt, "new_ip6_address");
+        let file = alice.ns.scratch().join("learnt");
+        wait_for("a renewal", WAIT, || {
+            let learnt = std::fs::read_to_string(&file)?;
+            anyhow::ensure!(value(&learnt, "reason") == "RENEW6", "{}", client.log());
+            assert_eq!(value(&learnt, "new_ip6_address"), ip);
+            Ok(())
+        })?;
+        // A client that begins again with a lease asks whether it fits, and is told.
+        client.kill9()?;
+        let files = alice.ns.scratch();
+        let of = |name: &str| files.join(name).display().to_string();
+        let [script, config, leases, pid] = ["script", "conf", "leases", "pid"].map(of);
+        let run = |more: &[&str]| {
+            let head = ["dhclient", "-6", "-v", "-sf", &script, "-cf", &config];
+            let tail = ["-lf", &leases, "-pf", &pid, "eth0"];
+            [&head[..], more, &tail]
+                .concat()
+                .iter()
+                .map(|w| (*w).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let words = |all: &[String]| all.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        let again = run(&["-d"]);
+        let again: Vec<&str> = again.iter().map(String::as_str).collect();
+        let client = alice.ns.spawn(&again)?;
+        client.wait_log("XMT: Confirm", WAIT)?;
+        client.wait_log("message status code Success", WAIT)?;
+        assert!(netd.vnet(&["lease", "list", "six"])?.contains(&ip));
+        alice.ns.sh(&words(&run(&["-r"])))?;
+        let listed = netd.vnet(&["lease", "list", "six"])?;
+        assert!(!listed.contains(&ip), "{listed}");
         Ok(())
     })
 }

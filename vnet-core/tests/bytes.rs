@@ -99,7 +99,7 @@ fn dhcpv6_messages() {
         let from = Sender {
             mac: Some(Mac([0x52, 0x54, 0, 0, 0, 1])),
             address,
-            unicast: false,
+            to: vnet_core::dhcp::v6::SERVERS,
         };
         let reply = match server.handle(Time(1), &from, &message) {
             Verdict::Ignore(_) => None,

@@ -7,7 +7,11 @@
 //! + 3600                                            so many seconds pass
 //! restart                                           the server forgets what is not on disk
 //! > 52:54:00:00:00:01 solicit ia=1:fd00:5::7 oro=23 a message; more words: duid=HEX rapid server name=web
-//!                                                   relay=LINK/PEER[/MAC] unicast pd=1 ta=1
+//!                                                   to=ADDRESS (not the group) src=ADDRESS pd=1 ta=1 raw=HEX, and
+//!                                                   arch=N vendor=TEXT user=TEXT (network boot)
+//!                                                   relay=LINK/PEER[/MAC][/hops=N][/id=TEXT], the client's first;
+//!                                                   xN at the end: so many of them, each with another two digits for `*`;
+//!                                                   ids at the end: who the reply says that both are
 //! < advertise to fe80::1 ia 1 fd00:5::7 3600        what follows, as the server decided
 //! ```
 //! Replies are also read by dhcproto, which nobody here wrote.
@@ -26,7 +30,7 @@ use std::path::Path;
 use dhcproto::{Decodable as _, Decoder, v6 as peer};
 use uuid::Uuid;
 use vnet_core::config::{Fill, native};
-use vnet_core::dhcp::v6::{Message, Reply, Scope, Sender, Server, Verdict};
+use vnet_core::dhcp::v6::{Message, Reply, SERVERS, Scope, Sender, Server, Verdict};
 use vnet_core::lease::{Change, LeaseRecord, Time};
 use vnet_core::model::{Home, Port, PortKey, PortKind, Qos, World};
 use vnet_core::types::Mac;
@@ -88,7 +92,7 @@ impl Case {
                     self.server = None;
                     self.configure();
                 }
-                Some(">") => says = self.message(line),
+                Some(">") => says = self.messages(line),
                 Some(first) if !first.starts_with('#') => panic!("what is `{line}`?"),
                 Some(_) | None => {}
             }
@@ -168,6 +172,28 @@ impl Case {
         ended.iter().map(tell).collect()
     }
 
+    /// One message, or so many like it, of which only the answers are counted.
+    fn messages(&mut self, line: &str) -> Vec<String> {
+        let (like, count) = line.rsplit_once(' ').unwrap();
+        let Some(count) = count.strip_prefix('x').and_then(|n| n.parse::<u32>().ok()) else {
+            return self.message(line);
+        };
+        let mut counts = BTreeMap::<String, u32>::new();
+        for n in 0..count {
+            let said = self.message(&like.replace('*', &format!("{n:02x}")));
+            let last = said.last().unwrap();
+            let mut words = last.split_whitespace();
+            let word = match words.next().unwrap() {
+                "ignored" => last.clone(),
+                kind if last.contains("status 2") => format!("{kind} without an address"),
+                kind => kind.to_owned(),
+            };
+            *counts.entry(word).or_default() += 1;
+        }
+        let told = |(word, n)| format!("{n} times {word}");
+        counts.into_iter().map(told).collect()
+    }
+
     fn message(&mut self, line: &str) -> Vec<String> {
         let (from, bytes) = spoken(line);
         let Ok(message) = Message::parse(&bytes) else {
@@ -176,6 +202,7 @@ impl Case {
         let now = self.time();
         match self.server().handle(now, &from, &message) {
             Verdict::Ignore(reason) => vec![format!("ignored {}", reason.word())],
+            Verdict::Reply(reply) if line.ends_with(" ids") => vec![told(&reply), ids(&reply)],
             Verdict::Reply(reply) => vec![told(&reply)],
             Verdict::Commit {
                 records,
@@ -248,7 +275,7 @@ fn spoken(line: &str) -> (Sender, Vec<u8>) {
     let mut from = Sender {
         mac: Some(mac),
         address: mac.link_local(),
-        unicast: false,
+        to: SERVERS,
     };
     let mut relays = Vec::new();
     for word in &words[2..] {
@@ -285,8 +312,19 @@ fn spoken(line: &str) -> (Sender, Vec<u8>) {
                 bytes.extend(option(39, &data));
             }
             "relay" => relays.push(value),
-            "unicast" => from.unicast = true,
+            "to" => from.to = value.parse().unwrap(),
+            "src" => from.address = value.parse().unwrap(),
             "raw" => bytes.extend(unhex(value)),
+            "arch" => bytes.extend(option(61, &value.parse::<u16>().unwrap().to_be_bytes())),
+            "user" | "vendor" => {
+                // EDK2 says 343, Intel's number.
+                let mut data = vec![0, 0, 1, 0x57];
+                data.truncate(if key == "vendor" { 4 } else { 0 });
+                data.extend((value.len() as u16).to_be_bytes());
+                data.extend(value.as_bytes());
+                bytes.extend(option(if key == "vendor" { 16 } else { 15 }, &data));
+            }
+            "ids" => {}
             _ => panic!("what is `{word}`?"),
         }
     }
@@ -298,19 +336,28 @@ fn spoken(line: &str) -> (Sender, Vec<u8>) {
 
 /// The message as the last of the relays passes it on.
 fn relayed(mut bytes: Vec<u8>, relays: &[&str]) -> Vec<u8> {
-    for relay in relays {
+    for (at, relay) in relays.iter().enumerate() {
         let mut parts = relay.split('/');
-        let mut next = || parts.next();
-        let mut out = vec![12, 0];
-        for address in [next().unwrap(), next().unwrap()] {
+        let mut out = vec![12, at as u8];
+        for address in parts.by_ref().take(2) {
             out.extend(address.parse::<Ipv6Addr>().unwrap().octets());
         }
-        if let Some(mac) = next() {
-            let mut data = vec![0, 1];
-            data.extend(mac.parse::<Mac>().unwrap().0);
-            out.extend(option(79, &data));
+        let mut id = "eth7";
+        for part in parts {
+            match part.split_once('=') {
+                Some(("hops", hops)) => out[1] = hops.parse().unwrap(),
+                Some(("id", text)) => id = text,
+                Some(_) => panic!("what is `{part}`?"),
+                None => {
+                    let mut data = vec![0, 1];
+                    data.extend(part.parse::<Mac>().unwrap().0);
+                    out.extend(option(79, &data));
+                }
+            }
         }
-        out.extend(option(18, b"eth7"));
+        if !id.is_empty() {
+            out.extend(option(18, id.as_bytes()));
+        }
         out.extend(option(9, &bytes));
         bytes = out;
     }
@@ -332,15 +379,33 @@ fn walk(mut rest: &[u8]) -> Vec<(u16, &[u8])> {
 fn told(reply: &Reply) -> String {
     let mut text = format!("{} to {}", reply.kind.word(), reply.to);
     let mut bytes = reply.bytes.as_slice();
-    if reply.port == 547 {
-        text.push_str(" relay");
+    if let Some(from) = reply.from {
+        let _ = write!(text, " from {from}");
     }
+    assert_eq!(
+        reply.port == 547,
+        bytes[0] == 13,
+        "a relay listens where servers do"
+    );
     while bytes[0] == 13 {
         peer::RelayMessage::decode(&mut Decoder::new(bytes)).expect("a peer reads it");
         let options = walk(&bytes[34..]);
-        let inner = options.iter().find(|o| o.0 == 9).unwrap().1;
-        let _ = write!(text, " by {} options", options.len());
-        bytes = inner;
+        let address =
+            |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
+        let (link, peer) = (address(2), address(18));
+        let _ = write!(
+            text,
+            "\n<   relay hops {} link {link} peer {peer}",
+            bytes[1]
+        );
+        for (code, data) in &options {
+            match code {
+                9 => {}
+                18 => text.push_str(&format!(" interface {}", data.escape_ascii())),
+                _ => text.push_str(&one(*code, data)),
+            }
+        }
+        bytes = options.iter().find(|o| o.0 == 9).unwrap().1;
     }
     let message = peer::Message::decode(&mut Decoder::new(bytes)).expect("a peer reads it");
     assert_eq!(message.xid(), [1, 2, 3]);
@@ -349,6 +414,17 @@ fn told(reply: &Reply) -> String {
         text.push_str(&one(code, data));
     }
     text
+}
+
+/// Who a reply says that both are.
+fn ids(reply: &Reply) -> String {
+    let options = walk(&reply.bytes[4..]);
+    let of = |wanted: u16| -> String {
+        let found = options.iter().find(|(code, _)| *code == wanted);
+        let bytes = found.expect("an identifier").1;
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    };
+    format!("  client {} server {}", of(1), of(2))
 }
 
 fn one(code: u16, data: &[u8]) -> String {

@@ -72,9 +72,15 @@ name = "web"
 address = "fd00:50::1/64"
 [subnet.dhcp]
 mode = "both"
+relays = ["fd00:50::2"]
 [[subnet.dhcp.host]]
 mac = "52:54:00:00:00:01"
 ip = "fd00:50::9"
+lease_time = "infinite"
+options = { ntp-server = "fd00:50::7b" }
+[ra]
+interval = 30
+preference = "low"
 [[route]]
 to = "10.99.0.0/16"
 via = "10.50.0.9"
@@ -260,6 +266,16 @@ fn mistakes_are_told_with_their_place() {
             "subnet[0].dhcp.host[1].name",
         ),
         (subnet("[[subnet]]\naddress = \"10.0.0.129/25\""), "subnet"),
+        (
+            "name = \"x\"\n[[subnet]]\naddress = \"fd00::1/64\"\ndhcp.lease_time = \"2h\"".to_owned(),
+            "subnet[0].dhcp.lease_time",
+        ),
+        (
+            "name = \"x\"\n[[subnet]]\naddress = \"fd00::1/64\"\ndhcp.mode = \"stateless\"\n\
+             [[subnet.dhcp.host]]\nip = \"fd00::9\"\nmac = \"52:54:00:00:00:09\"\nlease_time = \"2h\""
+                .to_owned(),
+            "subnet[0].dhcp.host[0].lease_time",
+        ),
         (
             subnet("[[route]]\nto = \"10.9.0.0/16\"\nvia = \"10.9.0.1\""),
             "route[0].via",

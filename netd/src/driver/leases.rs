@@ -202,6 +202,8 @@ fn reservation6(world: &World, lease: &Lease, ip: Ipv6Addr) -> Result<Reservatio
         duid: duid.filter(|_| lease.mac.is_none()),
         name: free_name(world, lease),
         ip,
+        lease_time: None,
+        options: Vec::new(),
     })
 }
 

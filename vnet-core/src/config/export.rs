@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::native::{
     BootDoc, BootRuleDoc, BridgeDoc, DhcpDoc, DnsDoc, DomainDoc, ForwardDoc, HostDoc, NetworkDoc,
-    OptionDoc, PublishDoc, RangeDoc, RecordDoc, ReservationDoc, RouteDoc, SpecialRangeDoc,
+    OptionDoc, PublishDoc, RaDoc, RangeDoc, RecordDoc, ReservationDoc, RouteDoc, SpecialRangeDoc,
     SubnetDoc, UpstreamDoc,
 };
 use crate::model::{
     Arch, Boot, BootRule, Bridge, Dhcp4, DhcpOption, DhcpOption6, DhcpRange4, Dns, Dnssec, Forward,
-    Network, Reservation4, Reservation6, Subnet4, Subnet6,
+    Network, Ra, Reservation4, Reservation6, Subnet4, Subnet6,
 };
 use crate::types::LeaseTime;
 
@@ -37,6 +37,7 @@ impl NetworkDoc {
                 .map(subnet4)
                 .chain(network.subnets6.iter().map(subnet6))
                 .collect(),
+            ra: ra(&network.ra),
             route: network
                 .routes
                 .iter()
@@ -56,6 +57,16 @@ impl NetworkDoc {
                 .collect(),
         }
     }
+}
+
+/// What is not as it is by itself.
+fn ra(ra: &Ra) -> Option<RaDoc> {
+    let usual = Ra::default();
+    (*ra != usual).then(|| RaDoc {
+        interval: (ra.interval != usual.interval).then_some(ra.interval),
+        router_lifetime: ra.router_lifetime,
+        preference: (ra.preference != usual.preference).then(|| ra.preference.word().to_owned()),
+    })
 }
 
 fn bridge(bridge: &Bridge, ours: bool) -> BridgeDoc {
@@ -123,6 +134,7 @@ fn subnet4(subnet: &Subnet4) -> SubnetDoc {
         ranges: Some(dhcp.ranges.iter().map(range4).collect()),
         lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
         options: options(dhcp.options.iter().map(DhcpOption::spell)),
+        relays: Vec::new(),
         routes: Vec::new(),
         pref64: None,
         boot: dhcp.boot.as_ref().map(boot),
@@ -164,9 +176,10 @@ fn subnet6(subnet: &Subnet6) -> SubnetDoc {
             ),
             lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
             options: options(dhcp.options.iter().map(DhcpOption6::spell)),
+            relays: dhcp.relays.iter().map(ToString::to_string).collect(),
             routes: dhcp.routes.iter().map(ToString::to_string).collect(),
             pref64: dhcp.pref64.map(|net| net.to_string()),
-            boot: None,
+            boot: dhcp.boot.as_ref().map(boot),
             host: dhcp.hosts.iter().map(reservation6).collect(),
         }),
     }
@@ -232,6 +245,8 @@ fn reservation6(host: &Reservation6) -> ReservationDoc {
         duid: host.duid.as_deref().map(hex),
         ip: Some(host.ip.to_string()),
         name: host.name.as_ref().map(ToString::to_string),
+        lease_time: host.lease_time.map(|t| t.to_string()),
+        options: options(host.options.iter().map(DhcpOption6::spell)),
         ..ReservationDoc::default()
     }
 }

@@ -43,6 +43,9 @@ pub struct NetworkDoc {
     /// Subnets. A `nat` or `routed` network without any gets the next free one, with DHCP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnet: Vec<SubnetDoc>,
+    /// IPv6: router advertisements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ra: Option<RaDoc>,
     /// Routes of the host through a guest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub route: Vec<RouteDoc>,
@@ -196,6 +199,10 @@ pub struct DhcpDoc {
     /// `45m`, `1h`, `7d`, `infinite` (`1h` when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_time: Option<String>,
+    /// Relays that speak for as many clients as there are, by the address that they put into `giaddr` (IPv6: their link or
+    /// their own). One that is not named here is one station among others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<String>,
     /// IPv6 only: where else the gateway leads, `fd00:9::/48`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<String>,
@@ -205,7 +212,7 @@ pub struct DhcpDoc {
     /// Options by name or number: `ntp-server = "10.0.0.5"` or a list.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, OptionDoc>,
-    /// IPv4 only: network boot.
+    /// Network boot. IPv6: files are URLs, and there is neither `tftp` nor `server`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootDoc>,
     /// Reservations.
@@ -251,6 +258,23 @@ pub struct SpecialRangeDoc {
     /// Options that win over the subnet's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, OptionDoc>,
+}
+
+/// Router advertisements of a network's IPv6 subnets.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RaDoc {
+    /// Seconds between two advertisements, at most: 4 to 1800 (600 when left out).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<u16>,
+    /// Seconds that the gateway is the default router without another advertisement: 0 (it is none), or from the
+    /// interval to 9000 (three intervals when left out).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router_lifetime: Option<u16>,
+    /// `high`, `medium` (when left out) or `low`: which of several routers guests take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preference: Option<String>,
 }
 
 /// Network boot: what a machine without a system is told to load.

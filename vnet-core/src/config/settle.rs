@@ -101,6 +101,7 @@ fn settle(doc: &NetworkDoc, fill: &Fill, check: &mut Check) -> Option<Network> {
             .and_then(|d| d.local_only)
             .unwrap_or(true),
         subnets4,
+        ra: subnet6::ra(doc.ra.as_ref(), &subnets6, check),
         subnets6,
         dns,
         routes,
@@ -122,6 +123,7 @@ fn refuse_what_a_host_bridge_cannot_have(
         ("subnet", !doc.subnet.is_empty()),
         ("domain", doc.domain.is_some()),
         ("dns", doc.dns.is_some()),
+        ("ra", doc.ra.is_some()),
         ("route", !doc.route.is_empty()),
         ("publish", !doc.publish.is_empty()),
         ("host_access", doc.host_access.is_some()),

@@ -117,6 +117,10 @@ pub struct Dhcp6 {
     pub lease_time: LeaseTime,
     /// What else every client of the subnet is told.
     pub options: Vec<DhcpOption6>,
+    /// What machines without a system load: files are URLs.
+    pub boot: Option<Boot>,
+    /// Relays that are trusted with more than one station's share, by the link that they name or their own address.
+    pub relays: Vec<Ipv6Addr>,
     /// Where else the gateway leads, besides everywhere (RFC 4191).
     pub routes: Vec<Ipv6Net>,
     /// The prefix of a translator to IPv4 (RFC 8781).
@@ -134,4 +138,8 @@ pub struct Reservation6 {
     pub name: Option<PortName>,
     /// The address.
     pub ip: Ipv6Addr,
+    /// Another lease time than the subnet's.
+    pub lease_time: Option<LeaseTime>,
+    /// Options that win over the subnet's.
+    pub options: Vec<DhcpOption6>,
 }

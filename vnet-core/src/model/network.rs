@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 
 use uuid::Uuid;
 
-use super::{Bridge, Dns, Forward, HostAccess, Publish, Subnet4, Subnet6};
+use super::{Bridge, Dns, Forward, HostAccess, Publish, Ra, Subnet4, Subnet6};
 use crate::types::{DomainName, Ipv4Net, NetworkName};
 
 /// One network, complete: every name is chosen, every default filled in.
@@ -26,6 +26,8 @@ pub struct Network {
     pub subnets4: Vec<Subnet4>,
     /// IPv6 subnets.
     pub subnets6: Vec<Subnet6>,
+    /// Router advertisements of the IPv6 subnets.
+    pub ra: Ra,
     /// DNS.
     pub dns: Dns,
     /// Routes of the host through a guest of this network.

@@ -25,18 +25,29 @@ use Kind::{Addresses, Domains, Text, Texts, TimeServers};
 
 /// Every option with a name: number, name, kind. Any other can be given by its number, in hexadecimal.
 pub const TABLE: &[(u16, &str, Kind)] = &[
+    (21, "sip-server-domain", Domains),
     (22, "sip-server", Addresses),
     (23, "dns-server", Addresses),
     (24, "domain-search", Domains),
     (27, "nis-server", Addresses),
+    (28, "nisplus-server", Addresses),
+    (29, "nis-domain", Domains),
+    (30, "nisplus-domain", Domains),
     (31, "sntp-server", Addresses),
     (41, "posix-timezone", Text),
     (42, "tzdb-timezone", Text),
     (56, "ntp-server", TimeServers),
     (59, "boot-file", Text),
     (60, "boot-parameters", Texts),
+    (64, "aftr-name", Domains),
     (103, "captive-portal", Text),
 ];
+
+/// What follows from the network unless a document says otherwise; an empty list says that there is none.
+const DEFAULTS: &[u16] = &[23, 24];
+
+/// What router advertisements say as well.
+const ADVERTISED: &[u16] = &[23, 24, 103];
 
 /// Codes that are the protocol's own: a document cannot set them.
 const OURS: &[u16] = &[
@@ -73,6 +84,13 @@ impl DhcpOption6 {
                 "option {code} is the server's own: it follows from the subnet and the lease"
             )));
         }
+        // Without values: what clients are told by themselves, they are not.
+        if values.is_empty() && DEFAULTS.contains(&code) {
+            return Ok(Self {
+                code,
+                data: Vec::new(),
+            });
+        }
         let data = encode(row.map(|r| r.2), values);
         let data = data.map_err(|why| Invalid::new(format!("`{key}` {why}")))?;
         if data.len() > 512 {
@@ -82,11 +100,20 @@ impl DhcpOption6 {
         Ok(Self { code, data })
     }
 
+    /// Whether router advertisements say it as well.
+    #[must_use]
+    pub fn is_advertised(&self) -> bool {
+        ADVERTISED.contains(&self.code)
+    }
+
     /// The name (or number) and values as a document spells them.
     #[must_use]
     pub fn spell(&self) -> (String, Vec<String>) {
         let row = TABLE.iter().find(|(code, ..)| *code == self.code);
         let spelled = row.and_then(|(_, name, kind)| {
+            if self.data.is_empty() {
+                return Some(((*name).to_owned(), Vec::new()));
+            }
             let values = decode(*kind, &self.data)?;
             Some(((*name).to_owned(), values))
         });
@@ -188,13 +215,21 @@ mod tests {
     }
 
     #[test]
+    fn what_clients_are_told_by_themselves_can_be_switched_off() {
+        for name in ["dns-server", "domain-search"] {
+            let option = DhcpOption6::parse(name, &[]).unwrap();
+            assert_eq!(option.spell(), (name.to_owned(), Vec::new()));
+        }
+    }
+
+    #[test]
     fn what_a_document_may_not_say() {
         for (key, values) in [
             ("3", &["00"][..]),
             ("nonsense", &["1"]),
             ("65536", &["01"]),
             ("dns-server", &["10.0.0.1"]),
-            ("dns-server", &[]),
+            ("ntp-server", &[]),
             ("boot-file", &["a", "b"]),
             ("99", &["0g"]),
         ] {

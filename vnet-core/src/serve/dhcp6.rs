@@ -7,7 +7,7 @@ use super::bridged::Bridged;
 use super::leases::Turn;
 use super::packet::{Inbox, PacketSocket};
 use crate::dhcp::v6::{
-    Datagram, Message, Reason, SERVER_PORT, SERVERS, Scope, Server, Verdict, frame,
+    Datagram, Message, Reason, SERVER_PORT, SERVERS, SITE_SERVERS, Scope, Server, Verdict, frame,
 };
 use crate::lease::{LeaseRecord, Time};
 use crate::types::{IfName, Mac, NetworkName};
@@ -45,7 +45,12 @@ impl Dhcp6 {
     pub(super) fn open(&mut self) -> io::Result<bool> {
         self.sockets.open(|bridge, index| {
             // Frames come in all the same: the worst is a port-unreachable that clients ignore.
-            let group = super::join(SERVERS, index, SERVER_PORT).inspect_err(
+            let group = super::join(SERVERS, index, SERVER_PORT);
+            let group = group.and_then(|socket| {
+                socket.join_multicast_v6(&SITE_SERVERS, index)?;
+                Ok(socket)
+            });
+            let group = group.inspect_err(
                 |error| tracing::debug!(%bridge, %error, "port 547 is somebody else's"),
             );
             Ok((PacketSocket::dhcp6(bridge)?, group.ok()))

@@ -28,9 +28,10 @@ impl Ra {
     /// Says this from now on; `None` says farewell.
     pub(super) fn configure(&mut self, now: Time, scope: Option<Scope>, bridge: IfName) {
         let wanted = scope.is_some().then_some(bridge);
-        let farewell = self.advertiser.configure(now, scope);
-        if let (Some(last), Some(packets)) = (farewell, self.sockets.packets()) {
-            packets.send(&[last.frame(packets.mac())]);
+        let farewells = self.advertiser.configure(now, scope);
+        if let Some(packets) = self.sockets.packets() {
+            let frames = farewells.iter().map(|last| last.frame(packets.mac()));
+            packets.send(&frames.collect::<Vec<_>>());
         }
         self.sockets.want(wanted);
     }

@@ -30,6 +30,31 @@ pub(super) fn boot(at: &str, doc: &BootDoc, check: &mut Check) -> Boot {
     boot
 }
 
+/// Over IPv6 a machine is told a URL and nothing else (RFC 5970 section 3.1): who has the file is part of it.
+pub(super) fn boot6(at: &str, doc: &BootDoc, check: &mut Check) -> Boot {
+    let rules = doc.rule.iter().enumerate();
+    let elsewhere = rules
+        .clone()
+        .map(|(i, rule)| (format!("{at}.rule[{i}].server"), &rule.server));
+    let elsewhere = elsewhere.chain([
+        (format!("{at}.server"), &doc.server),
+        (format!("{at}.tftp"), &doc.tftp),
+    ]);
+    for (at, _) in elsewhere.filter(|(_, is)| is.is_some()) {
+        check.wrong(
+            at,
+            "is IPv4's: write the whole URL as `file`, like tftp://[fd00::1]/ipxe.efi",
+        );
+    }
+    let files = rules.map(|(i, rule)| (format!("{at}.rule[{i}].file"), Some(&rule.file)));
+    for (at, file) in files.chain([(format!("{at}.file"), doc.file.as_ref())]) {
+        if file.is_some_and(|file| !file.contains("://")) {
+            check.wrong(at, "takes a URL, like http://[fd00::1]/ipxe.efi");
+        }
+    }
+    boot(at, doc, check)
+}
+
 fn rule(at: &str, doc: &BootRuleDoc, check: &mut Check) -> BootRule {
     if doc.arch.is_empty() && doc.vendor_class.is_none() && doc.user_class.is_none() {
         check.wrong(

@@ -193,6 +193,7 @@ fn dhcp4(
 ) -> Option<Dhcp4> {
     for (field, is) in [
         ("mode", doc.mode.is_some()),
+        ("relays", !doc.relays.is_empty()),
         ("routes", !doc.routes.is_empty()),
         ("pref64", doc.pref64.is_some()),
     ] {

@@ -2,11 +2,14 @@
 
 use std::net::Ipv6Addr;
 
+use super::boot::boot6;
 use super::subnet::{hex, lease_time, spelled, unicast_mac};
 use crate::config::check::Check;
-use crate::config::native::{DhcpDoc, OptionDoc, RangeDoc, ReservationDoc};
-use crate::model::{Dhcp6, DhcpOption6, RaMode, Reservation6};
+use crate::config::native::{DhcpDoc, OptionDoc, RaDoc, RangeDoc, ReservationDoc};
+use crate::model::{Dhcp6, DhcpOption6, Preference, Ra, RaMode, Reservation6, Subnet6};
 use crate::types::Ipv6Net;
+
+const NO_OPTIONS: &str = "nobody asks with mode `slaac` for other options than `dns-server`, `domain-search` and `captive-portal`: use `stateless`";
 
 pub(super) fn gateway6(at: &str, address: Ipv6Net, check: &mut Check) -> bool {
     let (len, first) = (address.prefix_len(), address.addr());
@@ -39,21 +42,20 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         None => Some(RaMode::Stateful),
     };
     let mode = mode.unwrap_or(RaMode::Slaac);
-    if doc.boot.is_some() {
-        check.wrong(
-            format!("{at}.dhcp.boot"),
-            "is IPv4's: leave it out here, or give `boot-file` as an option",
-        );
+    if doc.boot.is_some() && mode == RaMode::Slaac {
+        let rule = "nobody asks what to boot with mode `slaac`: use `stateless`";
+        check.wrong(format!("{at}.dhcp.boot"), rule);
     }
     if mode != RaMode::Stateful && address.prefix_len() != 64 {
         check.wrong(format!("{at}.dhcp.mode"), format!("guests can make their own addresses only in a /64: use a /64, or mode `stateful` with /{}", address.prefix_len()));
     }
-    if mode == RaMode::Slaac && !doc.options.is_empty() {
-        check.wrong(
-            format!("{at}.dhcp.options"),
-            "nobody asks for options with mode `slaac`: use `stateless`",
-        );
+    let options = options6(&format!("{at}.dhcp.options"), &doc.options, check);
+    // Some are advertised, too.
+    if mode == RaMode::Slaac && !options.iter().all(DhcpOption6::is_advertised) {
+        check.wrong(format!("{at}.dhcp.options"), NO_OPTIONS);
     }
+    let here = format!("{at}.dhcp.lease_time");
+    leases_nothing(&here, mode, doc.lease_time.is_some(), check);
     let mut ranges = Vec::new();
     for (i, range) in doc.ranges.iter().flatten().enumerate() {
         let here = format!("{at}.dhcp.ranges[{i}]");
@@ -73,6 +75,7 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         hosts.extend(reservation6(
             &format!("{at}.dhcp.host[{i}]"),
             address,
+            mode,
             host,
             check,
         ));
@@ -82,10 +85,72 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         ranges,
         hosts,
         lease_time: lease_time(at, doc, check),
-        options: options6(&format!("{at}.dhcp.options"), &doc.options, check),
+        options,
+        boot: doc
+            .boot
+            .as_ref()
+            .map(|doc| boot6(&format!("{at}.dhcp.boot"), doc, check)),
+        relays: relays6(at, doc, check),
         routes: routes6(at, doc, check),
         pref64: pref64(at, doc, check),
     }
+}
+
+/// What a lease's length is said for where guests make their addresses.
+fn leases_nothing(at: &str, mode: RaMode, said: bool, check: &mut Check) {
+    if said && matches!(mode, RaMode::Slaac | RaMode::Stateless) {
+        let word = mode.word();
+        check.wrong(
+            at,
+            format!(
+                "there are no leases with mode `{word}`: leave it out, or use `stateful` or `both`"
+            ),
+        );
+    }
+}
+
+pub(in crate::config) fn ra(doc: Option<&RaDoc>, subnets: &[Subnet6], check: &mut Check) -> Ra {
+    let Some(doc) = doc else {
+        return Ra::default();
+    };
+    if subnets.is_empty() {
+        check.wrong(
+            "ra",
+            "nothing is advertised without an IPv6 subnet: leave it out",
+        );
+    }
+    let usual = Ra::default();
+    let preference = doc.preference.as_deref().and_then(|text| {
+        let all = &Preference::ALL;
+        check.word("ra.preference", text, all, Preference::word)
+    });
+    let ra = Ra {
+        interval: doc.interval.unwrap_or(usual.interval),
+        router_lifetime: doc.router_lifetime,
+        preference: preference.unwrap_or(usual.preference),
+    };
+    if let Err((field, rule)) = ra.check() {
+        check.wrong(format!("ra.{field}"), rule.0);
+    }
+    ra
+}
+
+fn relays6(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv6Addr> {
+    let form = "the relay's own IPv6 address, like fd00:50::2";
+    let mut relays = Vec::new();
+    for (i, text) in doc.relays.iter().enumerate() {
+        let at = format!("{at}.dhcp.relays[{i}]");
+        let relay = check.form::<Ipv6Addr>(&at, text, form);
+        if relay.is_some_and(|a| a.is_unspecified() || a.is_multicast()) {
+            check.wrong(
+                at,
+                format!("`{text}` can be no relay's address: give {form}"),
+            );
+            continue;
+        }
+        relays.extend(relay);
+    }
+    relays
 }
 
 fn routes6(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv6Net> {
@@ -160,6 +225,7 @@ fn range6(
 fn reservation6(
     at: &str,
     address: Ipv6Net,
+    mode: RaMode,
     doc: &ReservationDoc,
     check: &mut Check,
 ) -> Option<Reservation6> {
@@ -167,8 +233,6 @@ fn reservation6(
         ("client_id", doc.client_id.is_some()),
         ("circuit_id", doc.circuit_id.is_some()),
         ("remote_id", doc.remote_id.is_some()),
-        ("options", !doc.options.is_empty()),
-        ("lease_time", doc.lease_time.is_some()),
     ] {
         if is {
             check.wrong(format!("{at}.{field}"), "is IPv4's: leave it out here");
@@ -194,11 +258,18 @@ fn reservation6(
             ),
         );
     }
+    let here = format!("{at}.lease_time");
+    leases_nothing(&here, mode, doc.lease_time.is_some(), check);
+    if mode == RaMode::Slaac && !doc.options.is_empty() {
+        check.wrong(format!("{at}.options"), NO_OPTIONS);
+    }
     Some(Reservation6 {
         mac,
         duid,
         name,
         ip,
+        lease_time: check.maybe(here, doc.lease_time.as_deref()),
+        options: options6(&format!("{at}.options"), &doc.options, check),
     })
 }
 

@@ -3,20 +3,30 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
-use super::{LIFETIME, PREFERRED, Scope, VALID};
+use super::{Item, PREFERRED, Scope, VALID};
 use crate::dhcp::ip6::{Envelope, ICMP, Packet, seal};
 use crate::lease::Time;
+use crate::model::Preference;
 use crate::types::{DomainName, Ipv6Net, Mac};
 
 const SOLICITATION: u8 = 133;
 const ADVERTISEMENT: u8 = 134;
 const SOURCE_LINK_LAYER: u8 = 1;
 const PREFIX: u8 = 3;
+const ON_LINK: u8 = 0x80;
+const OWN: u8 = 0x40;
 const MTU: u8 = 5;
 const ROUTE: u8 = 24;
 const RESOLVERS: u8 = 25;
 const SEARCH: u8 = 31;
+const PORTAL: u8 = 37;
 const PREF64: u8 = 38;
+/// What an advertisement may be without its header, the link-layer address and fragments (RFC 8200 section 5).
+const ROOM: usize = 1280 - 40 - 8;
+/// Ethernet's own MTU.
+const ETHERNET_MTU: u32 = 1500;
+/// RFC 8910 section 2: there is no captive portal.
+const UNRESTRICTED: &str = "urn:ietf:params:capport:unrestricted";
 
 /// A router solicitation that is what RFC 4861 section 6.1.1 says it must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,70 +75,105 @@ impl Body {
     }
 }
 
-/// What a scope says, with the prefixes that are on their way out.
-pub(super) fn body(scope: &Scope, removed: &BTreeMap<Ipv6Net, Time>, now: Time) -> Body {
-    let flags = u8::from(scope.managed) << 7 | u8::from(scope.other) << 6;
-    let mut out = head(flags, if scope.is_router { LIFETIME } else { 0 });
-    if let Some(mtu) = scope.mtu {
-        out.extend_from_slice(&[MTU, 1, 0, 0]);
-        out.extend_from_slice(&u32::from(mtu).to_be_bytes());
+/// What a scope says, and what is taken back.
+pub(super) fn body(scope: &Scope, removed: &BTreeMap<Item, Time>, now: Time) -> Body {
+    let lifetime = u32::from(scope.ra.lifetime());
+    let router = if scope.is_router {
+        scope.ra.router()
+    } else {
+        0
+    };
+    // RFC 4191 section 2.2: who is no default router has no preference.
+    let preference = match scope.ra.preference {
+        Preference::High if router > 0 => 0b01,
+        Preference::Low if router > 0 => 0b11,
+        Preference::High | Preference::Medium | Preference::Low => 0b00,
+    };
+    let flags = u8::from(scope.managed) << 7 | u8::from(scope.other) << 6 | preference << 3;
+    let mut out = head(flags, router);
+    if let Some(bytes) = scope.mtu {
+        mtu(&mut out, bytes.into());
     }
-    for (net, autonomous) in &scope.prefixes {
-        prefix(&mut out, *net, *autonomous, VALID, PREFERRED);
+    for (net, own) in &scope.prefixes {
+        let flags = if *own { ON_LINK | OWN } else { ON_LINK };
+        prefix(&mut out, *net, flags, VALID, PREFERRED);
     }
-    deprecated(&mut out, removed, now);
     for net in &scope.routes {
-        route(&mut out, *net, LIFETIME);
+        route(&mut out, *net, lifetime);
     }
-    resolvers(&mut out, &scope.resolvers, LIFETIME);
-    if let Some(domain) = &scope.domain {
-        search(&mut out, domain, LIFETIME);
-    }
+    resolvers(&mut out, &scope.resolvers, lifetime);
+    search(&mut out, &scope.domains, lifetime);
     if let Some(net) = scope.pref64 {
-        pref64(&mut out, net);
+        pref64(&mut out, net, lifetime);
     }
+    if let Some(uri) = &scope.portal {
+        portal(&mut out, uri);
+    }
+    taken_back(&mut out, removed, now);
     Body(out)
 }
 
 /// The last word of a network: no router, no resolver, and addresses to be used no more.
-pub(super) fn farewell(scope: &Scope, removed: &BTreeMap<Ipv6Net, Time>, now: Time) -> Body {
+pub(super) fn farewell(removed: &BTreeMap<Item, Time>, now: Time) -> Body {
     let mut out = head(0, 0);
-    deprecated(&mut out, removed, now);
-    for net in &scope.routes {
-        route(&mut out, *net, 0);
-    }
-    resolvers(&mut out, &scope.resolvers, 0);
-    if let Some(domain) = &scope.domain {
-        search(&mut out, domain, 0);
-    }
+    taken_back(&mut out, removed, now);
     Body(out)
 }
 
+/// What is no more, each by the lifetime that ends it. What does not fit had its turn: guests forget it by themselves.
+fn taken_back(out: &mut Vec<u8>, removed: &BTreeMap<Item, Time>, now: Time) {
+    for (item, until) in removed {
+        let mut option = Vec::new();
+        match item {
+            // RFC 4862 section 5.5.4: existing addresses stay for what is under way, nothing new begins with them.
+            Item::Prefix(net) => {
+                let flags = match net.prefix_len() {
+                    64 => ON_LINK | OWN,
+                    _ => ON_LINK,
+                };
+                prefix(&mut option, *net, flags, left(*until, now), 0);
+            }
+            Item::Own(net) if removed.contains_key(&Item::Prefix(*net)) => {}
+            Item::Own(net) => prefix(&mut option, *net, OWN, left(*until, now), 0),
+            Item::Route(net) => route(&mut option, *net, 0),
+            Item::Resolver(address) => resolvers(&mut option, &[*address], 0),
+            Item::Domain(domain) => search(&mut option, std::slice::from_ref(domain), 0),
+            Item::Pref64(net) => pref64(&mut option, *net, 0),
+            Item::Portal => portal(&mut option, UNRESTRICTED),
+            Item::Mtu => mtu(&mut option, ETHERNET_MTU),
+        }
+        if out.len() + option.len() <= ROOM {
+            out.extend_from_slice(&option);
+        }
+    }
+}
+
+fn left(until: Time, now: Time) -> u32 {
+    let left = until.0.saturating_sub(now.0) / 1000;
+    u32::try_from(left).unwrap_or(u32::MAX)
+}
+
 /// RFC 4861 section 4.2: hop limit 64, the flags, and for how long we are a router.
-fn head(flags: u8, lifetime: u32) -> Vec<u8> {
+fn head(flags: u8, lifetime: u16) -> Vec<u8> {
     let mut out = vec![ADVERTISEMENT, 0, 0, 0, 64, flags];
-    out.extend_from_slice(&short(lifetime).to_be_bytes());
+    out.extend_from_slice(&lifetime.to_be_bytes());
     out.extend_from_slice(&[0; 8]);
     out
 }
 
-/// RFC 4861 section 4.6.2: on the link, and perhaps for guests to make addresses from.
-fn prefix(out: &mut Vec<u8>, net: Ipv6Net, autonomous: bool, valid: u32, preferred: u32) {
-    out.extend_from_slice(&[PREFIX, 4, net.prefix_len()]);
-    out.push(0x80 | u8::from(autonomous) << 6);
+/// RFC 4861 section 4.6.4.
+fn mtu(out: &mut Vec<u8>, bytes: u32) {
+    out.extend_from_slice(&[MTU, 1, 0, 0]);
+    out.extend_from_slice(&bytes.to_be_bytes());
+}
+
+/// RFC 4861 section 4.6.2: on the link, for guests to make addresses from, or both.
+fn prefix(out: &mut Vec<u8>, net: Ipv6Net, flags: u8, valid: u32, preferred: u32) {
+    out.extend_from_slice(&[PREFIX, 4, net.prefix_len(), flags]);
     out.extend_from_slice(&valid.to_be_bytes());
     out.extend_from_slice(&preferred.to_be_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&net.network().octets());
-}
-
-/// RFC 4862 section 5.5.4: existing addresses stay for what is under way, nothing new begins with them.
-fn deprecated(out: &mut Vec<u8>, removed: &BTreeMap<Ipv6Net, Time>, now: Time) {
-    for (net, until) in removed {
-        let left = until.0.saturating_sub(now.0) / 1000;
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
-        prefix(out, *net, net.prefix_len() == 64, left, 0);
-    }
 }
 
 /// RFC 4191 section 2.3, medium preference.
@@ -155,13 +200,27 @@ fn resolvers(out: &mut Vec<u8>, resolvers: &[Ipv6Addr], lifetime: u32) {
 }
 
 /// RFC 8106 section 5.2: names in DNS form, filled up to eight bytes.
-fn search(out: &mut Vec<u8>, domain: &DomainName, lifetime: u32) {
-    let mut names = wire_name(domain);
-    names.resize(names.len().next_multiple_of(8), 0);
-    let len = u8::try_from(1 + names.len() / 8).unwrap_or(u8::MAX);
-    out.extend_from_slice(&[SEARCH, len, 0, 0]);
-    out.extend_from_slice(&lifetime.to_be_bytes());
-    out.extend_from_slice(&names);
+fn search(out: &mut Vec<u8>, domains: &[DomainName], lifetime: u32) {
+    // As many as one option holds.
+    for some in domains.chunks(7) {
+        let mut names: Vec<u8> = some.iter().flat_map(wire_name).collect();
+        names.resize(names.len().next_multiple_of(8), 0);
+        let len = u8::try_from(1 + names.len() / 8).unwrap_or(u8::MAX);
+        out.extend_from_slice(&[SEARCH, len, 0, 0]);
+        out.extend_from_slice(&lifetime.to_be_bytes());
+        out.extend_from_slice(&names);
+    }
+}
+
+/// RFC 8910 section 2.3: a URI, filled up to eight bytes.
+fn portal(out: &mut Vec<u8>, uri: &str) {
+    let mut data = uri.as_bytes().to_vec();
+    data.resize((2 + data.len()).next_multiple_of(8) - 2, 0);
+    let Ok(len) = u8::try_from((2 + data.len()) / 8) else {
+        return;
+    };
+    out.extend_from_slice(&[PORTAL, len]);
+    out.extend_from_slice(&data);
 }
 
 /// A name in DNS form: labels with their lengths, and the root.
@@ -176,11 +235,11 @@ pub(in crate::dhcp) fn wire_name(name: &DomainName) -> Vec<u8> {
 }
 
 /// RFC 8781 section 4: thirteen bits of lifetime in units of eight seconds, three that say the prefix' length.
-fn pref64(out: &mut Vec<u8>, net: Ipv6Net) {
+fn pref64(out: &mut Vec<u8>, net: Ipv6Net, lifetime: u32) {
     let Some(code) = PREF64_LENGTHS.iter().position(|l| *l == net.prefix_len()) else {
         return;
     };
-    let lifetime = short(LIFETIME / 8) << 3 | u16::try_from(code).unwrap_or(0);
+    let lifetime = short(lifetime / 8) << 3 | u16::try_from(code).unwrap_or(0);
     out.extend_from_slice(&[PREF64, 2]);
     out.extend_from_slice(&lifetime.to_be_bytes());
     out.extend_from_slice(&net.network().octets()[..12]);

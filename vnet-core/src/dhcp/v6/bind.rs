@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::server::{Guest, Server};
 use crate::lease::{Change, Client, LeaseEvent, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
 use crate::model::{RaMode, Reservation6};
-use crate::types::{Mac, PortName};
+use crate::types::{LeaseTime, Mac, PortName};
 
 /// How long nobody gets an address that was found in use.
 const QUARANTINE_SECONDS: u64 = 600;
@@ -44,18 +44,20 @@ impl Server {
                 return Some((at, own));
             }
         }
-        let held = self.book.addresses_of(client).iter();
-        let held = held.filter_map(|address| match address {
+        let known = self.book.addresses_of(client).iter();
+        let known = known.filter_map(|address| match address {
             IpAddr::V6(v6) => Some(*v6),
             IpAddr::V4(_) => None,
         });
-        let mut known = held.chain(wanted.iter().copied());
-        let fits =
-            |address: &Ipv6Addr| !given.contains(address) && self.may_have(*address, guest, client);
-        if let Some(address) = known.find(fits) {
+        let mut known = known
+            .chain(wanted.iter().copied())
+            .filter(|address| !given.contains(address) && self.may_have(*address, guest, client));
+        // Whoever has all that it may keeps what it has, and gets nothing more by wishing.
+        let full = self.is_source_full(guest);
+        if let Some(address) = known.find(|address| !full || self.is_had(*address)) {
             return Some((self.scope.subnet_of(address)?, address));
         }
-        if self.is_source_full(guest) || self.is_held(guest) {
+        if full || self.is_held(guest) {
             return None;
         }
         let hash = hash_of(client, guest.mac);
@@ -63,6 +65,14 @@ impl Server {
             IpAddr::V6(address) => Some((at, address)),
             IpAddr::V4(_) => None,
         })
+    }
+
+    /// Whether somebody has the address already, so that it was counted.
+    fn is_had(&self, address: Ipv6Addr) -> bool {
+        match self.book.slot(IpAddr::V6(address)) {
+            Some(Slot::Held(_) | Slot::Offered(_)) => true,
+            Some(Slot::Lapsed(_) | Slot::Quarantined(_)) | None => false,
+        }
     }
 
     /// Whether an address from the ranges is one that this client may have (again).
@@ -101,8 +111,7 @@ impl Server {
 
     /// The reservation of a client in a subnet.
     pub(super) fn host(&self, at: usize, guest: &Guest) -> Option<&Reservation6> {
-        let hosts = &self.scope.subnets[at].hosts;
-        hosts.iter().find(|h| h.is_for(guest.mac, &guest.duid))
+        self.directory.host(&self.scope, at, guest)
     }
 
     /// Whether the owner of an address can have it: nobody else is offered it, so an offer is the owner's.
@@ -147,9 +156,9 @@ impl Server {
             | None => None,
         };
         self.give_up_others(now, guest, &client, address, changes);
-        let seconds = self.scope.subnets[at].lease_time.secs();
+        let seconds = self.lease_time(at, guest).secs();
         let mut record = self.record(now, guest, client, address);
-        record.hostname = self.name_for(guest, at);
+        record.hostname = self.name_for(guest, &[at]);
         record.granted = before.as_ref().map_or(now, |r| r.granted);
         record.expires = match seconds {
             u32::MAX => Time::NEVER,
@@ -181,12 +190,14 @@ impl Server {
             if other == IpAddr::V6(keep) {
                 continue;
             }
-            let was_held = match self.book.slot(other) {
-                Some(Slot::Held(record)) if !is_same(record, guest, client) => continue,
-                Some(Slot::Held(_)) => true,
-                Some(Slot::Offered(_) | Slot::Lapsed(_) | Slot::Quarantined(_)) | None => false,
-            };
+            // Beneath an offer lies what another client had: that one is still remembered by it.
             self.book.withdraw(other);
+            let slot = self.book.slot(other);
+            let is_own = |r: &LeaseRecord| r.client == *client && is_same(r, guest, client);
+            if !slot.and_then(Slot::record).is_some_and(is_own) {
+                continue;
+            }
+            let was_held = matches!(slot, Some(Slot::Held(_)));
             let Some(mut lease) = self.book.forget(other) else {
                 continue;
             };
@@ -279,12 +290,19 @@ impl Server {
         }
     }
 
-    /// A port's name, a reservation's, or what the client says, unless that is somebody else's.
-    pub(super) fn name_for(&self, guest: &Guest, at: usize) -> Option<PortName> {
+    /// How long a client's lease in a subnet lasts.
+    pub(super) fn lease_time(&self, at: usize, guest: &Guest) -> LeaseTime {
+        let own = self.host(at, guest).and_then(|host| host.lease_time);
+        own.unwrap_or(self.scope.subnets[at].lease_time)
+    }
+
+    /// A port's name, a reservation's in these subnets, or what the client says, unless that is somebody else's.
+    pub(super) fn name_for(&self, guest: &Guest, subnets: &[usize]) -> Option<PortName> {
         if let Some(member) = guest.mac.and_then(|mac| self.scope.members.get(&mac)) {
             return Some(member.name.clone());
         }
-        if let Some(name) = self.host(at, guest).and_then(|h| h.name.clone()) {
+        let mut hosts = subnets.iter().filter_map(|at| self.host(*at, guest));
+        if let Some(name) = hosts.find_map(|host| host.name.clone()) {
             return Some(name);
         }
         let (_, said) = guest.said.clone()?;
@@ -297,7 +315,7 @@ impl Server {
                 (Client::Mac(_) | Client::Id(_), ..) => false,
             })
         };
-        let taken = self.scope.is_anothers_name(&said, guest.mac, &guest.duid);
+        let taken = self.directory.is_anothers(&said, guest);
         (!taken && holder.is_none_or(is_ours)).then_some(said)
     }
 }

@@ -14,12 +14,16 @@ pub(super) const PREFERENCE: u16 = 7;
 pub(super) const RELAY_MESSAGE: u16 = 9;
 pub(super) const STATUS: u16 = 13;
 pub(super) const RAPID_COMMIT: u16 = 14;
+pub(super) const USER_CLASS: u16 = 15;
+pub(super) const VENDOR_CLASS: u16 = 16;
 pub(super) const INTERFACE_ID: u16 = 18;
 pub(super) const DNS: u16 = 23;
 pub(super) const SEARCH: u16 = 24;
 pub(super) const IA_PD: u16 = 25;
 pub(super) const REFRESH: u16 = 32;
 pub(super) const FQDN: u16 = 39;
+pub(super) const BOOT_FILE: u16 = 59;
+pub(super) const ARCH: u16 = 61;
 pub(super) const LINK_LAYER: u16 = 79;
 
 pub(super) const SUCCESS: u16 = 0;

@@ -12,6 +12,8 @@ pub const SERVER_PORT: u16 = 547;
 pub(super) const CLIENT_PORT: u16 = 546;
 /// `All_DHCP_Relay_Agents_and_Servers`.
 pub const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// `All_DHCP_Servers`, to which relays write (RFC 8415 section 7.1).
+pub const SITE_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 1, 3);
 
 /// A datagram to port 547, taken out of its frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,7 @@ impl<'a> Datagram<'a> {
             from: Sender {
                 mac: Some(envelope.from_mac),
                 address: envelope.from,
-                unicast: !envelope.to.is_multicast(),
+                to: envelope.to,
             },
             payload,
         })
@@ -50,14 +52,10 @@ impl<'a> Datagram<'a> {
 /// The frame that carries a reply to where the message's frame came from.
 #[must_use]
 pub fn frame(reply: &Reply, ours: Mac, to_mac: Mac) -> Vec<u8> {
-    let from = match reply.to.is_unicast_link_local() {
-        true => ours.link_local(),
-        false => reply.from,
-    };
     let envelope = Envelope {
         from_mac: ours,
         to_mac,
-        from,
+        from: reply.from.unwrap_or_else(|| ours.link_local()),
         to: reply.to,
         hops: 64,
     };

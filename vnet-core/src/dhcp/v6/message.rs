@@ -6,8 +6,9 @@ use std::net::Ipv6Addr;
 use super::code;
 use crate::types::{Mac, PortName};
 
-/// Relays between a client and us that we believe (`HOP_COUNT_LIMIT`, RFC 8415 section 7.6).
-const MOST_RELAYS: usize = 8;
+/// Relays between a client and us that we believe: `HOP_COUNT_LIMIT` (RFC 8415 section 7.6) is the count that the last
+/// of them writes, and the first writes zero.
+const MOST_RELAYS: usize = 9;
 /// Associations of one message that are looked at, and addresses of each.
 const MOST_IAS: usize = 8;
 const MOST_ADDRESSES: usize = 8;
@@ -190,6 +191,29 @@ impl<'a> Message<'a> {
         Some((*flags, std::str::from_utf8(label).ok()?.parse().ok()?))
     }
 
+    /// Its firmwares (RFC 5970 section 3.3): numbers of two bytes.
+    pub(super) fn arch(&self) -> &'a [u8] {
+        self.option(code::ARCH).unwrap_or_default()
+    }
+
+    /// The vendor class: whose words they are, and the first of them (RFC 8415 section 21.16).
+    pub(super) fn vendor_class(&self) -> Option<([u8; 4], &'a [u8])> {
+        let (enterprise, texts) = self.option(code::VENDOR_CLASS)?.split_first_chunk()?;
+        Some((*enterprise, texts_of(texts).next()?))
+    }
+
+    /// The user classes (RFC 8415 section 21.15), each with its length before it as in RFC 3004.
+    pub(super) fn user_classes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for text in texts_of(self.option(code::USER_CLASS).unwrap_or_default()) {
+            if let Ok(len) = u8::try_from(text.len()) {
+                out.push(len);
+                out.extend_from_slice(text);
+            }
+        }
+        out
+    }
+
     /// The client's MAC where a relay or the client itself says it: RFC 6939, a DUID made of it, a link-local address.
     pub(super) fn told_mac(&self) -> Option<Mac> {
         let told = self.relays.last().and_then(|relay| {
@@ -237,6 +261,16 @@ fn ia(data: &[u8]) -> Option<Ia> {
     Some(Ia {
         id: u32::from_be_bytes(*head.first_chunk()?),
         addresses: addresses.take(MOST_ADDRESSES).collect(),
+    })
+}
+
+/// Texts with lengths of two bytes, up to the first that is not whole.
+fn texts_of(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (len, after) = rest.split_first_chunk::<2>()?;
+        let (text, after) = after.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        rest = after;
+        Some(text)
     })
 }
 

@@ -17,18 +17,22 @@
 //! | `scope` | what a network's DHCPv6 follows from |
 //! | `server` | what each kind of message is answered with |
 //! | `bind` | which address, and what becomes of it |
+//! | `directory` | whose a reservation is, and whose a name |
+//! | `reply` | what goes back |
 
 mod bind;
 mod code;
+mod directory;
 mod frame;
 mod message;
+mod reply;
 mod scope;
 mod server;
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
-pub use frame::{Datagram, SERVER_PORT, SERVERS, frame};
+pub use frame::{Datagram, SERVER_PORT, SERVERS, SITE_SERVERS, frame};
 pub use message::{Malformed, Message, MessageType};
 pub use scope::{Member, Scope, Subnet};
 pub use server::Server;
@@ -43,8 +47,8 @@ pub struct Sender {
     pub mac: Option<Mac>,
     /// The packet's source: the client's link-local address, or a relay's.
     pub address: Ipv6Addr,
-    /// Whether it was sent to an address of ours instead of the servers' group.
-    pub unicast: bool,
+    /// Where it was sent to: the servers' group, or an address of ours.
+    pub to: Ipv6Addr,
 }
 
 /// A message to send.
@@ -56,8 +60,8 @@ pub struct Reply {
     pub to: Ipv6Addr,
     /// Whether a client or a relay listens there.
     pub port: u16,
-    /// From which address of ours, unless the link-local one serves.
-    pub from: Ipv6Addr,
+    /// From which address of ours; `None` is the link-local one.
+    pub from: Option<Ipv6Addr>,
     /// The message, wrapped for relays where it passes some.
     pub bytes: Vec<u8>,
 }
@@ -85,6 +89,8 @@ pub enum Verdict {
 pub enum Reason {
     /// It is not a DHCPv6 message to a server.
     Malformed,
+    /// It goes through us to a server elsewhere.
+    NotForUs,
     /// It is a server's own kind of message.
     NotForServers,
     /// The sender uses more than its share of the server.
@@ -107,6 +113,7 @@ impl Reason {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::NotForUs => "not-for-us",
             Self::NotForServers => "not-for-servers",
             Self::RateLimit => "rate-limit",
             Self::ForgedRelay => "forged-relay",

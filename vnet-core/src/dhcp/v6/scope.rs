@@ -1,10 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::code;
+use super::{SERVERS, SITE_SERVERS, code};
 use crate::dhcp::ra::{resolvers, wire_name};
 use crate::lease::Pool;
-use crate::model::{Network, RaMode, Reservation6, Subnet6, World};
+use crate::model::{Boot, Network, RaMode, Reservation6, Subnet6, World};
 use crate::types::{DomainName, Ipv6Net, LeaseTime, Mac, NetworkName, PortName};
 
 /// All that DHCPv6 of one network follows from: a function of the world, replaced whole when the world changes.
@@ -14,6 +14,10 @@ pub struct Scope {
     pub network: NetworkName,
     /// Our identifier, which outlives every change of the network (RFC 6355).
     pub duid: Vec<u8>,
+    /// Our addresses on the link, but the link-local one.
+    pub gateways: Vec<Ipv6Addr>,
+    /// Relays that speak for more than one station's share.
+    pub relays: Vec<Ipv6Addr>,
     /// Its subnets that serve DHCPv6, in order.
     pub subnets: Vec<Subnet>,
     /// The network's ports, by the guest's MAC.
@@ -39,6 +43,8 @@ pub struct Subnet {
     pub hosts: Vec<Reservation6>,
     /// How long a lease lasts.
     pub lease_time: LeaseTime,
+    /// What machines without a system load.
+    pub boot: Option<Boot>,
     /// What clients are told when they ask for it.
     pub options: BTreeMap<u16, Vec<u8>>,
 }
@@ -82,6 +88,12 @@ impl Scope {
         Some(Self {
             network: name.clone(),
             duid,
+            gateways: network.subnets6.iter().map(Subnet6::gateway).collect(),
+            relays: network
+                .subnets6
+                .iter()
+                .flat_map(|s| s.dhcp.relays.clone())
+                .collect(),
             subnets,
             members: members.collect(),
             roaming: network
@@ -98,6 +110,8 @@ impl Scope {
         Self {
             network,
             duid: Vec::new(),
+            gateways: Vec::new(),
+            relays: Vec::new(),
             subnets: Vec::new(),
             members: BTreeMap::new(),
             roaming: false,
@@ -113,12 +127,12 @@ impl Scope {
             .position(|s| s.prefix.contains(&address))
     }
 
-    /// Whether a name is a port's or a reservation's of somebody with another MAC or DUID.
-    pub(super) fn is_anothers_name(&self, name: &PortName, mac: Option<Mac>, duid: &[u8]) -> bool {
-        let mut members = self.members.iter();
-        let mut hosts = self.subnets.iter().flat_map(|s| &s.hosts);
-        members.any(|(own, member)| member.name == *name && Some(*own) != mac)
-            || hosts.any(|h| h.name.as_ref() == Some(name) && !h.is_for(mac, duid))
+    /// Whether a message to this address is one to us: the packet socket also shows what guests send through us to
+    /// servers elsewhere. What is link-local came to us by its frame.
+    pub(super) fn is_for_us(&self, to: Ipv6Addr) -> bool {
+        [SERVERS, SITE_SERVERS].contains(&to)
+            || to.is_unicast_link_local()
+            || self.gateways.contains(&to)
     }
 
     pub(super) fn pools(&self) -> Vec<Pool> {
@@ -137,14 +151,6 @@ impl Scope {
             excluded.extend(&member.addresses);
         }
         excluded.into_iter().map(IpAddr::V6).collect()
-    }
-}
-
-impl Reservation6 {
-    /// Whether this client is the one it is kept for.
-    #[must_use]
-    pub fn is_for(&self, mac: Option<Mac>, duid: &[u8]) -> bool {
-        self.duid.as_deref() == Some(duid) || (self.mac.is_some() && self.mac == mac)
     }
 }
 
@@ -185,6 +191,7 @@ fn subnet(network: &Network, subnet: &Subnet6) -> Subnet {
         ranges: dhcp.ranges.iter().map(range).collect(),
         hosts: dhcp.hosts.clone(),
         lease_time: dhcp.lease_time,
+        boot: dhcp.boot.clone(),
         options,
     }
 }

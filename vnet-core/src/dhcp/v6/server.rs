@@ -1,8 +1,10 @@
 use std::net::Ipv6Addr;
 
 use super::bind::Changes;
-use super::message::{Ia, put, put_address, put_status, wrap};
-use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code, frame};
+use super::directory::Directory;
+use super::message::{Ia, put};
+use super::reply::Draft;
+use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code};
 use crate::dhcp::Share;
 use crate::dhcp::limit::{MOST_PER_SOURCE, Rates, Refused};
 use crate::lease::{Book, Client, LeaseEvent, LeaseKind, LeaseRecord, Time};
@@ -18,6 +20,7 @@ const REFRESH_SECONDS: u32 = 3600;
 #[derive(Debug, Clone)]
 pub struct Server {
     pub(super) scope: Scope,
+    pub(super) directory: Directory,
     pub(super) book: Book,
     rates: Rates,
     counters: Counters,
@@ -30,7 +33,7 @@ pub struct Server {
 pub(super) struct Guest {
     pub(super) duid: Vec<u8>,
     pub(super) mac: Option<Mac>,
-    /// The frame's source, which addresses count against: nobody's, if a relay speaks.
+    /// The frame's source, which addresses count against; nobody's, if a relay speaks that the document names.
     pub(super) via: Option<Mac>,
     /// The flags and the name that it sent.
     pub(super) said: Option<(u8, PortName)>,
@@ -52,6 +55,7 @@ impl Server {
     #[must_use]
     pub fn new(scope: Scope, records: impl IntoIterator<Item = LeaseRecord>, now: Time) -> Self {
         let mut server = Self {
+            directory: Directory::default(),
             book: Book::load(records, now),
             scope: Scope::silent(scope.network.clone()),
             rates: Rates::default(),
@@ -66,6 +70,7 @@ impl Server {
     /// when it renews.
     pub fn configure(&mut self, scope: Scope) {
         self.scope = scope;
+        self.directory = Directory::of(&self.scope);
         self.book.lay_out(self.scope.pools(), self.scope.excluded());
     }
 
@@ -154,43 +159,44 @@ impl Server {
             message,
             guest: &guest,
         };
-        let reply = |server: &Self, body: Vec<u8>| {
-            Ok(Verdict::Reply(server.reply(
-                &talk,
-                MessageType::Reply,
-                &body,
-            )))
-        };
+        let reply = |draft: &Draft| Verdict::Reply(self.reply(&talk, MessageType::Reply, draft));
         // Only a client's own unicast is one: a relay sends by unicast as it likes.
-        let unicast = from.unicast && message.relays.is_empty();
-        match message.kind {
-            MessageType::Solicit => Ok(self.solicit(now, &talk)),
-            MessageType::Request if unicast => reply(self, use_multicast()),
-            MessageType::Request => Ok(self.grant_all(now, &talk)),
-            MessageType::Renew if unicast => reply(self, use_multicast()),
-            MessageType::Renew | MessageType::Rebind => Ok(self.grant_all(now, &talk)),
-            MessageType::Confirm => {
-                let body = self.confirm(&talk)?;
-                reply(self, body)
+        let unicast = !from.to.is_multicast() && message.relays.is_empty();
+        Ok(match message.kind {
+            MessageType::Solicit => self.solicit(now, &talk),
+            MessageType::Request
+            | MessageType::Renew
+            | MessageType::Release
+            | MessageType::Decline
+                if unicast =>
+            {
+                Verdict::Reply(self.use_multicast(&talk))
             }
-            MessageType::Release | MessageType::Decline if unicast => reply(self, use_multicast()),
-            MessageType::Release | MessageType::Decline => Ok(self.take_all(now, &talk)),
+            MessageType::Request | MessageType::Renew | MessageType::Rebind => {
+                self.grant_all(now, &talk)
+            }
+            MessageType::Confirm => reply(&self.confirm(&talk)?),
+            MessageType::Release | MessageType::Decline => self.take_all(now, &talk),
             MessageType::InformationRequest => {
-                let mut body = Vec::new();
-                put(&mut body, code::REFRESH, &REFRESH_SECONDS.to_be_bytes());
-                reply(self, body)
+                let mut draft = Draft::default();
+                let seconds = REFRESH_SECONDS.to_be_bytes();
+                put(&mut draft.body, code::REFRESH, &seconds);
+                reply(&draft)
             }
             MessageType::Advertise | MessageType::Reply | MessageType::Reconfigure => {
-                Err(Reason::NotForServers)
+                return Err(Reason::NotForServers);
             }
-        }
+        })
     }
 
     /// RFC 8415 section 16: what a message of its kind must and must not have.
     fn admit(&mut self, now: Time, from: &Sender, message: &Message<'_>) -> Result<(), Reason> {
+        if !self.scope.is_for_us(from.to) {
+            return Err(Reason::NotForUs);
+        }
         let relayed = !message.relays.is_empty();
         if let Some(source) = from.mac
-            && !relayed
+            && !self.is_trusted(from, message)
             && !self.rates.admits(source, now)
         {
             return Err(Reason::RateLimit);
@@ -229,10 +235,19 @@ impl Server {
             }
             MessageType::Advertise | MessageType::Reply | MessageType::Reconfigure => false,
         };
-        match group_only && from.unicast && !relayed {
+        match group_only && !from.to.is_multicast() && !relayed {
             true => Err(Reason::Unicast),
             false => Ok(()),
         }
+    }
+
+    /// Whether a relay speaks that the document names: anybody can play relay, and only these speak for more than one
+    /// station. They are known by the link that they name, or by the address that they write from.
+    fn is_trusted(&self, from: &Sender, message: &Message<'_>) -> bool {
+        message.relays.first().is_some_and(|relay| {
+            let named = |address| self.scope.relays.contains(&address);
+            named(relay.link) || named(from.address)
+        })
     }
 
     fn guest(&self, from: &Sender, message: &Message<'_>) -> Result<Guest, Reason> {
@@ -247,11 +262,11 @@ impl Server {
         if link.is_empty() {
             return Err(Reason::NoSubnet);
         }
-        let via = from.mac.filter(|_| !relayed);
+        let direct = from.mac.filter(|_| !relayed);
         Ok(Guest {
             duid,
-            mac: via.or_else(|| message.told_mac()),
-            via,
+            mac: direct.or_else(|| message.told_mac()),
+            via: from.mac.filter(|_| !self.is_trusted(from, message)),
             said: message.name(),
             link,
         })
@@ -279,75 +294,84 @@ impl Server {
         }
     }
 
-    /// RFC 8415 section 18.3.1.
+    /// RFC 8415 section 18.3.1. Who asks for two messages instead of four, and cannot be given anything, is told so by
+    /// an Advertise like anybody: a Reply would end its search for servers.
     fn solicit(&mut self, now: Time, talk: &Talk<'_>) -> Verdict {
-        if talk.message.has(code::RAPID_COMMIT) {
+        let ias = talk.message.ias();
+        let gets_one = |ia: &Ia| {
+            let client = talk.guest.client(ia);
+            let chosen = self.choose(talk.guest, &client, &ia.addresses, &[]);
+            chosen.is_some()
+        };
+        if talk.message.has(code::RAPID_COMMIT) && ias.iter().any(gets_one) {
             return self.grant_all(now, talk);
         }
-        let (mut body, mut given) = (Vec::new(), Vec::new());
-        for ia in talk.message.ias() {
+        let mut draft = Draft::default();
+        for ia in ias {
             let client = talk.guest.client(&ia);
-            let chosen = self.choose(talk.guest, &client, &ia.addresses, &given);
-            if let Some((_, address)) = chosen {
-                given.push(address);
-                if !self.holds(address, talk.guest, &client) {
-                    let until = now.plus_secs(OFFER_SECONDS);
-                    self.book
-                        .offer(address.into(), client, talk.guest.via, until);
-                }
+            let chosen = self.choose(talk.guest, &client, &ia.addresses, &draft.given);
+            if let Some((_, address)) = chosen
+                && !self.holds(address, talk.guest, &client)
+            {
+                let until = now.plus_secs(OFFER_SECONDS);
+                self.book
+                    .offer(address.into(), client, talk.guest.via, until);
             }
             self.count_full(talk.guest, chosen.is_none());
-            self.put_ia(&mut body, &ia, chosen, &[]);
+            self.put_ia(&mut draft, talk.guest, &ia, chosen, &[]);
         }
-        put(&mut body, code::PREFERENCE, &[255]);
-        Verdict::Reply(self.reply(talk, MessageType::Advertise, &body))
+        put(&mut draft.body, code::PREFERENCE, &[255]);
+        Verdict::Reply(self.reply(talk, MessageType::Advertise, &draft))
     }
 
     /// RFC 8415 sections 18.3.2, 18.3.4, 18.3.5: every association gets its address, for a full lease. We are the only
     /// authority on the link, so one that we do not know is granted rather than sent away.
     fn grant_all(&mut self, now: Time, talk: &Talk<'_>) -> Verdict {
-        let (mut body, mut given) = (Vec::new(), Vec::new());
-        let mut changes = Changes::default();
-        if talk.message.kind == MessageType::Solicit {
-            put(&mut body, code::RAPID_COMMIT, &[]);
+        let (mut draft, mut changes) = (Draft::default(), Changes::default());
+        let kind = talk.message.kind;
+        if kind == MessageType::Solicit {
+            put(&mut draft.body, code::RAPID_COMMIT, &[]);
         }
+        // Who renews has what it names, and must learn that it may not keep it; who requests only wishes.
+        let renews = matches!(kind, MessageType::Renew | MessageType::Rebind);
         for ia in talk.message.ias() {
-            if talk.message.kind == MessageType::Request && self.is_elsewhere(talk, &ia) {
-                put_ia_status(&mut body, &ia, code::NOT_ON_LINK, "not for this link");
+            if kind == MessageType::Request && self.is_elsewhere(talk, &ia) {
+                draft.put_ia_status(&ia, code::NOT_ON_LINK, "not for this link");
                 continue;
             }
             let client = talk.guest.client(&ia);
-            let chosen = self.choose(talk.guest, &client, &ia.addresses, &given);
-            if let Some((at, address)) = chosen {
-                given.push(address);
-                self.grant(now, talk.guest, client, (at, address), &mut changes);
+            let chosen = self.choose(talk.guest, &client, &ia.addresses, &draft.given);
+            if let Some(place) = chosen {
+                self.grant(now, talk.guest, client, place, &mut changes);
             }
             self.count_full(talk.guest, chosen.is_none());
-            self.put_ia(&mut body, &ia, chosen, &ia.addresses);
+            let had = ia.addresses.as_slice();
+            let had = if renews { had } else { &[] };
+            self.put_ia(&mut draft, talk.guest, &ia, chosen, had);
         }
-        let then = self.reply(talk, MessageType::Reply, &body);
+        let then = self.reply(talk, MessageType::Reply, &draft);
         committed(changes, then)
     }
 
     /// RFC 8415 section 18.3.3: whether the client is still where its addresses are from.
-    fn confirm(&self, talk: &Talk<'_>) -> Result<Vec<u8>, Reason> {
+    fn confirm(&self, talk: &Talk<'_>) -> Result<Draft, Reason> {
         let ias = talk.message.ias();
         if ias.iter().all(|ia| ia.addresses.is_empty()) {
             return Err(Reason::Incomplete);
         }
-        let mut body = Vec::new();
-        match ias.iter().any(|ia| self.is_elsewhere(talk, ia)) {
-            true => put_status(&mut body, code::NOT_ON_LINK, "not for this link"),
-            false => put_status(&mut body, code::SUCCESS, "still on link"),
+        if ias.iter().any(|ia| self.is_elsewhere(talk, ia)) {
+            return Ok(Draft::status(code::NOT_ON_LINK, "not for this link"));
         }
-        Ok(body)
+        let mut draft = Draft::status(code::SUCCESS, "still on link");
+        let addresses = ias.iter().flat_map(|ia| &ia.addresses);
+        draft.at = addresses.filter_map(|a| self.scope.subnet_of(*a)).collect();
+        Ok(draft)
     }
 
     /// RFC 8415 sections 18.3.7 and 18.3.8.
     fn take_all(&mut self, now: Time, talk: &Talk<'_>) -> Verdict {
         let mut changes = Changes::default();
-        let mut body = Vec::new();
-        put_status(&mut body, code::SUCCESS, "thank you");
+        let mut draft = Draft::status(code::SUCCESS, "thank you");
         for ia in talk.message.ias() {
             let client = talk.guest.client(&ia);
             let mut known = false;
@@ -363,10 +387,10 @@ impl Server {
                 }
             }
             if !known {
-                put_ia_status(&mut body, &ia, code::NO_BINDING, "no such lease");
+                draft.put_ia_status(&ia, code::NO_BINDING, "no such lease");
             }
         }
-        let then = self.reply(talk, MessageType::Reply, &body);
+        let then = self.reply(talk, MessageType::Reply, &draft);
         committed(changes, then)
     }
 
@@ -378,105 +402,13 @@ impl Server {
         };
         !ia.addresses.iter().all(here)
     }
-
-    /// An association as it now is; what the client had and may not keep lasts no longer.
-    fn put_ia(
-        &self,
-        out: &mut Vec<u8>,
-        ia: &Ia,
-        chosen: Option<(usize, Ipv6Addr)>,
-        had: &[Ipv6Addr],
-    ) {
-        let seconds = chosen.map_or(0, |(at, _)| self.scope.subnets[at].lease_time.secs());
-        // RFC 8415 section 21.4: half, and four fifths, of the preferred lifetime.
-        let part = |fifths: u64| match seconds {
-            u32::MAX => u32::MAX,
-            _ => u32::try_from(u64::from(seconds) * fifths / 10).unwrap_or(u32::MAX),
-        };
-        let mut data = ia.id.to_be_bytes().to_vec();
-        data.extend_from_slice(&part(5).to_be_bytes());
-        data.extend_from_slice(&part(8).to_be_bytes());
-        if let Some((_, address)) = chosen {
-            put_address(&mut data, address, seconds, seconds);
-        }
-        let lost = |old: &&Ipv6Addr| chosen.is_none_or(|(_, address)| address != **old);
-        for old in had.iter().filter(lost) {
-            put_address(&mut data, *old, 0, 0);
-        }
-        if chosen.is_none() {
-            put_status(&mut data, code::NO_ADDRESSES, "no address is free");
-        }
-        put(out, code::IA_NA, &data);
-    }
-
-    /// A whole message around a body: who we both are, and the options that were asked for.
-    fn reply(&self, talk: &Talk<'_>, kind: MessageType, body: &[u8]) -> Reply {
-        let (message, guest) = (talk.message, talk.guest);
-        let [a, b, c] = message.xid;
-        let mut bytes = vec![kind.code(), a, b, c];
-        if !guest.duid.is_empty() {
-            put(&mut bytes, code::CLIENT_ID, &guest.duid);
-        }
-        put(&mut bytes, code::SERVER_ID, &self.scope.duid);
-        bytes.extend_from_slice(body);
-        for iaid in message.others(code::IA_TA) {
-            let mut data = iaid.to_vec();
-            put_status(&mut data, code::NO_ADDRESSES, "no temporary addresses");
-            put(&mut bytes, code::IA_TA, &data);
-        }
-        for iaid in message.others(code::IA_PD) {
-            let mut data = iaid.to_vec();
-            data.extend_from_slice(&[0; 8]);
-            put_status(&mut data, code::NO_PREFIX, "no prefixes");
-            put(&mut bytes, code::IA_PD, &data);
-        }
-        let subnet = guest.link.first().map(|at| &self.scope.subnets[*at]);
-        for (code, data) in subnet.into_iter().flat_map(|s| &s.options) {
-            if message.wants(*code) {
-                put(&mut bytes, *code, data);
-            }
-        }
-        if let Some((flags, said)) = &guest.said {
-            let kept = guest.link.first().and_then(|at| self.name_for(guest, *at));
-            put(&mut bytes, code::FQDN, &self.fqdn(*flags, said, kept));
-        }
-        let port = match message.relays.is_empty() {
-            true => frame::CLIENT_PORT,
-            false => frame::SERVER_PORT,
-        };
-        Reply {
-            kind,
-            to: talk.from.address,
-            port,
-            from: subnet.map_or(Ipv6Addr::UNSPECIFIED, |s| s.gateway),
-            bytes: wrap(message, bytes),
-        }
-    }
-
-    /// RFC 4704 section 4.1: we keep the name (S), whatever the client wished (O says that it wished otherwise), or
-    /// nobody does (N): it is somebody else's.
-    fn fqdn(&self, flags: u8, said: &PortName, kept: Option<PortName>) -> Vec<u8> {
-        let mut out = vec![match (&kept, flags & 1) {
-            (Some(_), 1) => 1,
-            (Some(_), _) => 3,
-            (None, _) => 4,
-        }];
-        let name = kept.as_ref().unwrap_or(said);
-        out.push(u8::try_from(name.as_str().len()).unwrap_or(0));
-        out.extend_from_slice(name.as_str().as_bytes());
-        match &self.scope.domain {
-            Some(domain) => out.extend_from_slice(&crate::dhcp::ra::wire_name(domain)),
-            None => out.push(0),
-        }
-        out
-    }
 }
 
 /// A message, where it came from and what follows from that.
-struct Talk<'a> {
-    from: &'a Sender,
-    message: &'a Message<'a>,
-    guest: &'a Guest,
+pub(super) struct Talk<'a> {
+    pub(super) from: &'a Sender,
+    pub(super) message: &'a Message<'a>,
+    pub(super) guest: &'a Guest,
 }
 
 /// The refusals that are a source's own doing.
@@ -485,6 +417,7 @@ const fn refused(reason: Reason) -> Option<Refused> {
         Reason::RateLimit => Some(Refused::Rate),
         Reason::ForgedRelay => Some(Refused::Forged),
         Reason::Malformed
+        | Reason::NotForUs
         | Reason::NotForServers
         | Reason::Unicast
         | Reason::NoSubnet
@@ -502,18 +435,4 @@ fn committed(changes: Changes, then: Reply) -> Verdict {
         events: changes.events,
         then,
     }
-}
-
-fn put_ia_status(out: &mut Vec<u8>, ia: &Ia, status: u16, words: &str) {
-    let mut data = ia.id.to_be_bytes().to_vec();
-    data.extend_from_slice(&[0; 8]);
-    put_status(&mut data, status, words);
-    put(out, code::IA_NA, &data);
-}
-
-/// RFC 8415 section 18.4: we never told a client that it may.
-fn use_multicast() -> Vec<u8> {
-    let mut body = Vec::new();
-    put_status(&mut body, code::USE_MULTICAST, "ask the group ff02::1:2");
-    body
 }
