@@ -400,13 +400,18 @@ fn spoken(line: &str, xid: u32) -> (Sender, Vec<u8>) {
         .expect("a kind of message") as u8
         + 1;
     bytes.extend([53, 1, number]);
-    let mut from = Sender { mac: Some(mac) };
+    let mut from = Sender {
+        mac: Some(mac),
+        ..Sender::default()
+    };
     for word in words {
         match word.split_once('=') {
             None if word == "broadcast" => bytes[10] = 0x80,
             Some(("ciaddr", ip)) => put_ip(&mut bytes, 12, ip),
             Some(("giaddr", ip)) => put_ip(&mut bytes, 24, ip),
             Some(("source", mac)) => from.mac = Some(mac.parse().unwrap()),
+            Some(("to", ip)) => from.to = Some(ip.parse().unwrap()),
+            Some(("ip", ip)) => from.ip = Some(ip.parse().unwrap()),
             Some(("hlen", n)) => bytes[2] = n.parse().unwrap(),
             Some(("htype", n)) => bytes[1] = n.parse().unwrap(),
             Some(("sname", value)) => {

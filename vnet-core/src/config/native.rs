@@ -196,6 +196,10 @@ pub struct DhcpDoc {
     /// `45m`, `1h`, `7d`, `infinite` (`1h` when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_time: Option<String>,
+    /// IPv4 only: relays that speak for as many clients as there are, by the address that they put into `giaddr`. One
+    /// that is not named here is one station among others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<String>,
     /// IPv6 only: where else the gateway leads, `fd00:9::/48`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<String>,

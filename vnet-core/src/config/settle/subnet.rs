@@ -93,6 +93,7 @@ struct Given {
     circuits: BTreeSet<Circuit>,
     names: BTreeSet<PortName>,
     macs: BTreeSet<Mac>,
+    ids: BTreeSet<Vec<u8>>,
 }
 
 impl Given {
@@ -120,6 +121,16 @@ impl Given {
             check.wrong(
                 format!("{at}.mac"),
                 "another reservation already has this MAC",
+            );
+        }
+        if host
+            .client_id
+            .clone()
+            .is_some_and(|id| !self.ids.insert(id))
+        {
+            check.wrong(
+                format!("{at}.client_id"),
+                "another reservation already has this client identifier",
             );
         }
     }
@@ -168,6 +179,7 @@ fn whole_subnet(address: Ipv4Net) -> Dhcp4 {
         lease_time: LeaseTime::HOUR,
         options: Vec::new(),
         boot: None,
+        relays: Vec::new(),
     }
 }
 
@@ -224,7 +236,26 @@ fn dhcp4(
             .boot
             .as_ref()
             .map(|doc| boot::boot(&format!("{at}.dhcp.boot"), doc, check)),
+        relays: relays(at, doc, check),
     })
+}
+
+fn relays(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv4Addr> {
+    let form = "the relay's own IPv4 address, like 10.50.0.2";
+    let mut relays = Vec::new();
+    for (i, text) in doc.relays.iter().enumerate() {
+        let at = format!("{at}.dhcp.relays[{i}]");
+        let relay = check.form::<Ipv4Addr>(&at, text, form);
+        if relay.is_some_and(|a| a.is_unspecified() || a.is_broadcast() || a.is_multicast()) {
+            check.wrong(
+                at,
+                format!("`{text}` can be no relay's address: give {form}"),
+            );
+            continue;
+        }
+        relays.extend(relay);
+    }
+    relays
 }
 
 fn ranges4(at: &str, subnet: &Subnet4, doc: &DhcpDoc, check: &mut Check) -> Vec<DhcpRange4> {

@@ -19,6 +19,8 @@ pub struct Scope {
     pub members: BTreeMap<Mac, Member>,
     /// The domain of the guests' names.
     pub domain: Option<DomainName>,
+    /// Our addresses on the bridge, with their prefixes: of subnets without DHCP too, since a relay writes to any.
+    pub addresses: Vec<Ipv4Net>,
 }
 
 /// DHCP of one subnet.
@@ -40,6 +42,8 @@ pub struct Subnet {
     pub options: BTreeMap<u8, Vec<u8>>,
     /// What machines without a system load.
     pub boot: Option<Boot>,
+    /// Relays that the document names.
+    pub relays: Vec<Ipv4Addr>,
 }
 
 /// One port of the network.
@@ -75,6 +79,7 @@ impl Scope {
             subnets: subnets.collect(),
             members: members.collect(),
             domain: network.domain.clone(),
+            addresses: network.subnets4.iter().map(|s| s.address).collect(),
         })
     }
 
@@ -86,7 +91,25 @@ impl Scope {
             subnets: Vec::new(),
             members: BTreeMap::new(),
             domain: None,
+            addresses: Vec::new(),
         }
+    }
+
+    /// Whether an address is one of ours on the bridge.
+    pub(super) fn is_ours(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == address)
+    }
+
+    /// Whether a message to this address is one to us: the packet socket also shows what guests send through us to
+    /// servers elsewhere.
+    pub(super) fn is_for_us(&self, to: Ipv4Addr) -> bool {
+        let ours = |net: &Ipv4Net| net.addr() == to || net.broadcast() == to;
+        to.is_broadcast() || self.addresses.iter().any(ours)
+    }
+
+    /// Whether the document names this relay.
+    pub(super) fn is_relay(&self, giaddr: Ipv4Addr) -> bool {
+        self.subnets.iter().any(|s| s.relays.contains(&giaddr))
     }
 
     /// The subnet that an address belongs to, by its place in the list.
@@ -133,6 +156,7 @@ fn subnet(network: &Network, subnet: &Subnet4) -> Option<Subnet> {
         lease_time: dhcp.lease_time,
         options,
         boot: dhcp.boot.clone(),
+        relays: dhcp.relays.clone(),
     })
 }
 
