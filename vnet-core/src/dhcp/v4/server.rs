@@ -133,6 +133,15 @@ impl Server {
         self.ended.extend(ended);
     }
 
+    /// What is to leave the disk because too much had lapsed since.
+    pub fn take_forgotten(&mut self) -> Vec<Change> {
+        let network = self.scope.network.clone();
+        let forgotten = self.book.take_forgotten().into_iter();
+        forgotten
+            .map(|address| Change::Delete(network.clone(), address))
+            .collect()
+    }
+
     /// What ended by itself. It was on disk already: a lease's end is written with it.
     pub fn take_ended(&mut self) -> Vec<LeaseEvent> {
         std::mem::take(&mut self.ended)
