@@ -10,7 +10,7 @@
 //! < offer to 10.0.0.7 at 52:54:00:00:00:01 ...   what follows, as the server decided
 //! ```
 //! Words of a message that are no option: `broadcast`, `ciaddr=`, `giaddr=`, `hlen=`, `htype=`, `file=`, `sname=`; of its
-//! frame: `source=` (MAC), `ip=` and `to=` (addresses). Fields of a reply are told where they are not zero, and what is in
+//! frame: `source=` (MAC), `ip=` and `to=` (addresses); `size` has the reply's length told. Fields of a reply are told where they are not zero, and what is in
 //! an overloaded `file` or `sname`.
 //! Replies are also read by dhcproto, which nobody here wrote.
 #![allow(
@@ -83,6 +83,8 @@ struct Case {
     server: Option<Server>,
     now: u64,
     xid: u32,
+    /// Whether replies are told with their length.
+    sizes: bool,
     /// What the disk would hold.
     disk: BTreeMap<IpAddr, LeaseRecord>,
 }
@@ -249,6 +251,7 @@ impl Case {
         };
         let now = self.time();
         let verdict = self.server().handle(now, &from, &message);
+        self.sizes = line.split(' ').any(|word| word == "size");
         self.tell(&verdict)
     }
 
@@ -352,6 +355,9 @@ impl Case {
                 }
             }
         }
+        if self.sizes {
+            let _ = write!(text, "; {} bytes", reply.bytes.len());
+        }
         text
     }
 }
@@ -407,6 +413,7 @@ fn spoken(line: &str, xid: u32) -> (Sender, Vec<u8>) {
     for word in words {
         match word.split_once('=') {
             None if word == "broadcast" => bytes[10] = 0x80,
+            None if word == "size" => {}
             Some(("ciaddr", ip)) => put_ip(&mut bytes, 12, ip),
             Some(("giaddr", ip)) => put_ip(&mut bytes, 24, ip),
             Some(("source", mac)) => from.mac = Some(mac.parse().unwrap()),
@@ -423,9 +430,14 @@ fn spoken(line: &str, xid: u32) -> (Sender, Vec<u8>) {
                 bytes[108..108 + value.len()].copy_from_slice(&value);
             }
             Some((code, value)) => {
-                let value = data(value);
-                bytes.extend([code.parse::<u8>().unwrap(), value.len() as u8]);
-                bytes.extend(value);
+                let (value, code) = (data(value), code.parse().unwrap());
+                if value.is_empty() {
+                    bytes.extend([code, 0]);
+                }
+                for piece in value.chunks(255) {
+                    bytes.extend([code, piece.len() as u8]);
+                    bytes.extend(piece);
+                }
             }
             None => panic!("what is `{word}`?"),
         }

@@ -14,6 +14,8 @@ pub struct Dhcp4 {
     pub lease_time: LeaseTime,
     /// What else every client of the subnet is told.
     pub options: Vec<DhcpOption>,
+    /// Which of the options are told to clients that do not ask for them.
+    pub always: Vec<u8>,
     /// What machines without a system load.
     pub boot: Option<Boot>,
     /// Relays that are trusted with more than one station's share, by their `giaddr`.

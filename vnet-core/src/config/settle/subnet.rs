@@ -178,6 +178,7 @@ fn whole_subnet(address: Ipv4Net) -> Dhcp4 {
         hosts: Vec::new(),
         lease_time: LeaseTime::HOUR,
         options: Vec::new(),
+        always: Vec::new(),
         boot: None,
         relays: Vec::new(),
     }
@@ -232,12 +233,21 @@ fn dhcp4(
         hosts,
         lease_time: lease_time(at, doc, check),
         options: options(&format!("{at}.dhcp.options"), &doc.options, check),
+        always: always(at, doc, check),
         boot: doc
             .boot
             .as_ref()
             .map(|doc| boot::boot(&format!("{at}.dhcp.boot"), doc, check)),
         relays: relays(at, doc, check),
     })
+}
+
+fn always(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<u8> {
+    let keys = doc.always.iter().enumerate();
+    let code = |(i, key): (usize, &String)| {
+        check.take(format!("{at}.dhcp.always[{i}]"), DhcpOption::code_of(key))
+    };
+    keys.filter_map(code).collect()
 }
 
 fn relays(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv4Addr> {

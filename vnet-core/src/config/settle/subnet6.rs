@@ -45,11 +45,16 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
             "is IPv4's: leave it out here, or give `boot-file` as an option",
         );
     }
-    if !doc.relays.is_empty() {
-        check.wrong(
-            format!("{at}.dhcp.relays"),
-            "only IPv4 subnets have a `relays`: leave it out",
-        );
+    for (field, is) in [
+        ("relays", !doc.relays.is_empty()),
+        ("always", !doc.always.is_empty()),
+    ] {
+        if is {
+            check.wrong(
+                format!("{at}.dhcp.{field}"),
+                format!("only IPv4 subnets have a `{field}`: leave it out"),
+            );
+        }
     }
     if mode != RaMode::Stateful && address.prefix_len() != 64 {
         check.wrong(format!("{at}.dhcp.mode"), format!("guests can make their own addresses only in a /64: use a /64, or mode `stateful` with /{}", address.prefix_len()));

@@ -284,6 +284,8 @@ pub(super) struct Head<'a> {
     pub(super) chaddr: [u8; 16],
     /// The boot file: at most 127 bytes. With one, options do not overflow into its field.
     pub(super) file: &'a [u8],
+    /// The boot server's name: at most 63 bytes, likewise.
+    pub(super) sname: &'a [u8],
 }
 
 /// Options as they go over the wire, with their codes.
@@ -332,7 +334,7 @@ pub(super) fn encode(
             put(&mut out, *code, data);
         } else if head.file.is_empty() && file.len() + len < 128 {
             put(&mut file, *code, data);
-        } else if sname.len() + len < 64 {
+        } else if head.sname.is_empty() && sname.len() + len < 64 {
             put(&mut sname, *code, data);
         }
     }
@@ -349,8 +351,10 @@ pub(super) fn encode(
             out[at + field.len()] = code::END;
         }
     }
-    if let Some(field) = out.get_mut(108..108 + head.file.len()) {
-        field.copy_from_slice(head.file);
+    for (field, at) in [(head.file, 108), (head.sname, 44)] {
+        if let Some(room) = out.get_mut(at..at + field.len()) {
+            room.copy_from_slice(field);
+        }
     }
     out.push(code::END);
     // RFC 1542 section 2.1: BOOTP's 300 bytes are the least that some clients and relays take.

@@ -21,13 +21,17 @@ const HEADERS: usize = 28;
 
 /// What HTTP boot of UEFI is known by.
 const HTTP_CLIENT: &[u8] = b"HTTPClient";
-/// The longest name that the fixed field `file` holds, with its zero.
+/// What all network boot is known by.
+const PXE_CLIENT: &[u8] = b"PXEClient";
+/// The longest names that the fixed fields `file` and `sname` hold, with their zeros.
 const LONGEST_FILE: usize = 127;
+const LONGEST_SNAME: usize = 63;
 
 /// What a booting client is told besides.
 struct Boot<'a> {
     server: Ipv4Addr,
     file: Cow<'a, [u8]>,
+    sname: Cow<'a, [u8]>,
     options: Vec<(u8, Cow<'a, [u8]>)>,
 }
 
@@ -96,13 +100,21 @@ impl Draft<'_> {
         if self.rapid {
             options.push((code::RAPID_COMMIT, Cow::Borrowed(&[])));
         }
-        let boot = self.boot(message);
+        // PXE 2.1 section 2.2: the machine's identifier comes back.
+        let said = |code| message.option(code).unwrap_or_default();
+        if said(code::VENDOR_CLASS).starts_with(PXE_CLIENT) && !said(code::MACHINE).is_empty() {
+            options.push((code::MACHINE, Cow::Borrowed(said(code::MACHINE))));
+        }
+        let boot = self.boot(message).or_else(|| self.plain_boot());
         if let Some(boot) = &boot {
             options.extend(boot.options.iter().cloned());
         }
         self.ask(&mut options, code::SUBNET_MASK);
         for wanted in message.option(code::PARAMETERS).unwrap_or(DEFAULTS) {
             self.ask(&mut options, *wanted);
+        }
+        for code in &self.subnet.always {
+            self.ask(&mut options, *code);
         }
         if let Some(fqdn) = self.fqdn(message) {
             options.push((code::FQDN, Cow::Owned(fqdn)));
@@ -114,6 +126,7 @@ impl Draft<'_> {
             },
             siaddr: boot.as_ref().map_or(self.subnet.gateway, |b| b.server),
             file: boot.as_ref().map_or(&[], |b| &b.file),
+            sname: boot.as_ref().map_or(&[], |b| &b.sname),
             ciaddr: message.ciaddr,
             ..head(message)
         };
@@ -135,7 +148,7 @@ impl Draft<'_> {
         };
         let (file, server) = self.subnet.boot.as_ref()?.choose(&machine)?;
         let server = server.unwrap_or(self.subnet.gateway);
-        let own_file = self.value(code::BOOT_FILE);
+        let own_file = self.value(code::BOOT_FILE).filter(|f| !f.is_empty());
         let file = own_file.unwrap_or(Cow::Borrowed(file.as_bytes()));
         let mut options = Vec::new();
         // UEFI takes an offer for HTTP boot only from a server that says the word back.
@@ -155,7 +168,27 @@ impl Draft<'_> {
         Some(Boot {
             server,
             file: if fits { file } else { Cow::Borrowed(&[]) },
+            sname: Cow::Borrowed(&[]),
             options,
+        })
+    }
+
+    /// Boot said by options 66 and 67 alone: firmware that reads only the fixed fields is told there.
+    fn plain_boot(&self) -> Option<Boot<'_>> {
+        let told = |code| self.value(code).filter(|v| !v.is_empty());
+        let (name, file) = (told(code::TFTP_SERVER), told(code::BOOT_FILE));
+        if name.is_none() && file.is_none() {
+            return None;
+        }
+        // A name is the client's to look up: no address then.
+        let address = |name: &Cow<'_, [u8]>| std::str::from_utf8(name).ok()?.parse().ok();
+        let server = name.as_ref().map_or(Some(self.subnet.gateway), address);
+        let within = |longest: usize| move |field: &Cow<'_, [u8]>| field.len() <= longest;
+        Some(Boot {
+            server: server.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            file: file.filter(within(LONGEST_FILE)).unwrap_or_default(),
+            sname: name.filter(within(LONGEST_SNAME)).unwrap_or_default(),
+            options: Vec::new(),
         })
     }
 
@@ -176,7 +209,9 @@ impl Draft<'_> {
         } else {
             wanted
         };
-        if let Some(data) = self.value(wanted).or_else(|| self.value(source)) {
+        let data = self.value(wanted).or_else(|| self.value(source));
+        // What the document leaves empty is not told.
+        if let Some(data) = data.filter(|data| !data.is_empty()) {
             options.push((wanted, data));
         }
     }
@@ -317,6 +352,7 @@ fn head(message: &Message<'_>) -> Head<'static> {
         giaddr: message.giaddr,
         chaddr: message.chaddr,
         file: &[],
+        sname: &[],
     }
 }
 

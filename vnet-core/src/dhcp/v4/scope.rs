@@ -40,6 +40,8 @@ pub struct Subnet {
     pub lease_time: LeaseTime,
     /// What clients are told when they ask for it.
     pub options: BTreeMap<u8, Vec<u8>>,
+    /// Which of them also when they do not.
+    pub always: Vec<u8>,
     /// What machines without a system load.
     pub boot: Option<Boot>,
     /// Relays that the document names.
@@ -145,16 +147,29 @@ fn subnet(network: &Network, subnet: &Subnet4) -> Option<Subnet> {
     let dhcp = subnet.dhcp.as_ref()?;
     let range = |r: &DhcpRange4| (IpAddr::V4(r.range.start()), IpAddr::V4(r.range.end()));
     let is_special = |r: &&DhcpRange4| r.lease_time.is_some() || !r.options.is_empty();
+    let here = |options: &[DhcpOption]| {
+        let here = options.iter().map(|o| o.clone().here(subnet.gateway()));
+        here.collect::<Vec<_>>()
+    };
+    let mut special: Vec<_> = dhcp.ranges.iter().filter(is_special).cloned().collect();
+    for range in &mut special {
+        range.options = here(&range.options);
+    }
+    let mut hosts = dhcp.hosts.clone();
+    for host in &mut hosts {
+        host.options = here(&host.options);
+    }
     let mut options = defaults(network, subnet);
-    options.extend(by_code(&dhcp.options));
+    options.extend(by_code(&here(&dhcp.options)));
     Some(Subnet {
         prefix: subnet.prefix(),
         gateway: subnet.gateway(),
         ranges: dhcp.ranges.iter().map(range).collect(),
-        special: dhcp.ranges.iter().filter(is_special).cloned().collect(),
-        hosts: dhcp.hosts.clone(),
+        special,
+        hosts,
         lease_time: dhcp.lease_time,
         options,
+        always: dhcp.always.clone(),
         boot: dhcp.boot.clone(),
         relays: dhcp.relays.clone(),
     })
