@@ -384,7 +384,7 @@ fn decode(kind: OptionKind, data: &[u8]) -> Option<Vec<String>> {
     let address = |c: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(c).ok()?).to_string());
     match kind {
         Address => Some(vec![address(data)?]),
-        Pairs if data.len() % 8 != 0 => None,
+        Pairs if !data.len().is_multiple_of(8) => None,
         Addresses | Pairs => data.chunks(4).map(address).collect(),
         U8 => Some(vec![u8::from_be_bytes(data.try_into().ok()?).to_string()]),
         U16 => Some(vec![u16::from_be_bytes(data.try_into().ok()?).to_string()]),
