@@ -25,6 +25,7 @@ name = "lab.test"
 address = "10.60.0.1/16"
 [subnet.dhcp]
 ranges = ["10.60.1.0-10.60.255.250"]
+relays = ["10.60.0.2"]
 "#;
 
 /// A host with a bridge, a guest on it, and the service alone.

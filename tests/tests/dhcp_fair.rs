@@ -1,6 +1,6 @@
 //! DHCP under attack: what one port sends is counted as its own and costs nobody else.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,12 +27,34 @@ fn mouth(machine: &Machine) -> anyhow::Result<UdpSocket> {
     Ok(socket)
 }
 
+/// What a station can send to have an address.
+#[derive(Debug, Clone, Copy)]
+enum Asking {
+    Discover,
+    /// For this one, without a DISCOVER before it.
+    Request(Ipv4Addr),
+    /// As a relay with this address.
+    Relayed(Ipv4Addr),
+}
+
 fn discover(socket: &UdpSocket, client: u32, chaddr: [u8; 6]) -> anyhow::Result<()> {
-    let none = std::net::Ipv4Addr::UNSPECIFIED;
-    let mut message = Message::new_with_id(client, none, none, none, none, &chaddr);
+    ask(socket, client, chaddr, Asking::Discover)
+}
+
+fn ask(socket: &UdpSocket, client: u32, chaddr: [u8; 6], what: Asking) -> anyhow::Result<()> {
+    let none = Ipv4Addr::UNSPECIFIED;
+    let (kind, relay) = match what {
+        Asking::Discover => (MessageType::Discover, none),
+        Asking::Request(_) => (MessageType::Request, none),
+        Asking::Relayed(relay) => (MessageType::Discover, relay),
+    };
+    let mut message = Message::new_with_id(client, none, none, none, relay, &chaddr);
     message.set_opcode(Opcode::BootRequest);
-    let kind = DhcpOption::MessageType(MessageType::Discover);
-    message.opts_mut().insert(kind);
+    message.opts_mut().insert(DhcpOption::MessageType(kind));
+    if let Asking::Request(address) = what {
+        let wanted = DhcpOption::RequestedIpAddress(address);
+        message.opts_mut().insert(wanted);
+    }
     // What the queue does not take is not sent: a flood needs no more.
     let _ = socket.send_to(&message.to_vec()?, "255.255.255.255:67");
     Ok(())
@@ -117,7 +139,27 @@ fn a_flood_is_counted_and_costs_its_sender_only() -> anyhow::Result<()> {
 
 #[test]
 fn one_port_cannot_have_the_whole_pool() -> anyhow::Result<()> {
-    let name = "dhcp_fair::one_port_cannot_have_the_whole_pool";
+    hogs("one_port_cannot_have_the_whole_pool", |_| Asking::Discover)
+}
+
+#[test]
+fn nor_by_requests_for_one_address_after_the_other() -> anyhow::Result<()> {
+    let name = "nor_by_requests_for_one_address_after_the_other";
+    let after = |client: u32| {
+        let last = u8::try_from(50 + client % 200).unwrap_or(50);
+        Asking::Request(Ipv4Addr::new(10, 50, 0, last))
+    };
+    hogs(name, after)
+}
+
+#[test]
+fn nor_as_a_relay() -> anyhow::Result<()> {
+    let relay = Ipv4Addr::new(10, 50, 0, 49);
+    hogs("nor_as_a_relay", |_| Asking::Relayed(relay))
+}
+
+fn hogs(test: &str, asking: impl Fn(u32) -> Asking) -> anyhow::Result<()> {
+    let name = &format!("dhcp_fair::{test}");
     if !tool::ready(name, &["nft", "busybox", "dnsmasq"]) {
         return Ok(());
     }
@@ -132,7 +174,7 @@ fn one_port_cannot_have_the_whole_pool() -> anyhow::Result<()> {
     let seen = wait_for("the limit", PATIENCE, || {
         for _ in 0..20 {
             client += 1;
-            discover(&socket, client, of_client(client))?;
+            ask(&socket, client, of_client(client), asking(client))?;
         }
         let seen = share(&netd, "hog")?;
         let refused = seen["over_pool"].as_u64().unwrap_or(0);

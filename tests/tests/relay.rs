@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use tests::world::reaches;
-use tests::{Dhclient, Netd, Ns, Proc, World, clients, tool, unpacked};
+use tests::{Dhclient, Netd, Ns, Proc, World, clients, tool, unpacked, wait_for};
 
 const TOOLS: [&str; 5] = ["nft", "busybox", "dhclient", "dnsmasq", "ping"];
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -52,11 +52,15 @@ struct Far<'w> {
 
 impl<'w> Far<'w> {
     fn on(world: &'w World) -> anyhow::Result<Self> {
+        Self::serving(world, LAB)
+    }
+
+    fn serving(world: &'w World, document: &str) -> anyhow::Result<Self> {
         world
             .host
             .sh("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0")?;
         let netd = Netd::start(&world.host)?;
-        netd.apply(LAB)?;
+        netd.apply(document)?;
         let bridge = netd.json(&["network", "show", "lab"])?["bridge"].clone();
         let bridge = bridge.as_str().unwrap_or_default();
         let (relay, far) = (Ns::new("relay")?, Ns::new("far")?);
@@ -171,6 +175,57 @@ fn dhcrelay_adds_its_circuit_and_a_reservation_is_for_it() -> anyhow::Result<()>
     let listed = far.netd.vnet(&["lease", "list", "lab"])?;
     assert!(listed.contains("faraway"), "{listed}");
     drop(running);
+    Ok(())
+}
+
+#[test]
+fn a_client_behind_dhcrelay_renews_past_it() -> anyhow::Result<()> {
+    let name = "relay::a_client_behind_dhcrelay_renews_past_it";
+    let Some(dhcrelay) = unpacked::program(name, "isc-dhcp-relay", "usr/sbin/dhcrelay") else {
+        return Ok(());
+    };
+    if !tool::ready(name, &TOOLS) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    // T1 comes soon, T2 does not: what is renewed was renewed by unicast.
+    let document = LAB.replace(
+        "router = \"10.51.0.2\"\n",
+        "router = \"10.51.0.2\"\nrenewal-time = 2\nrebinding-time = 3000\n",
+    );
+    let far = Far::serving(&world, &document)?;
+    far.relay.sh("sysctl -qw net.ipv4.ip_forward=1")?;
+    let dhcrelay = dhcrelay.display().to_string();
+    let pid = far.relay.scratch().join("pid").display().to_string();
+    let argv = [
+        &dhcrelay,
+        "-4",
+        "-d",
+        "-pf",
+        &pid,
+        "-i",
+        "eth0",
+        "-i",
+        "eth1",
+        "10.50.0.1",
+    ];
+    let relay = far.relays(&argv, "Sending on   Socket")?;
+    let client = Dhclient::on(&far.far, "eth0", "send host-name \"other\";\n")?;
+    let running = client.start()?;
+    let lease = client.bound()?;
+    // The address that the relay wrote to, not the far subnet's gateway, which is nowhere on the far link.
+    assert_eq!(lease.get("dhcp_server_identifier"), "10.50.0.1");
+    // The relay hears what its host routes and brings it too, but what it brings back comes from its own address.
+    let log = wait_for("two renewals", PATIENCE, || {
+        let log = running.log();
+        let direct = log
+            .lines()
+            .filter(|l| l.starts_with("DHCPACK") && l.ends_with(" from 10.50.0.1"));
+        anyhow::ensure!(direct.count() >= 2, "{log}\n{}", relay.log());
+        Ok(log)
+    })?;
+    let broadcast = |line: &&str| line.contains("DHCPREQUEST") && line.contains("255.255.255.255");
+    assert_eq!(log.lines().filter(broadcast).count(), 1, "{log}");
     Ok(())
 }
 

@@ -51,6 +51,7 @@ fn say(server: &mut Server, bytes: &[u8]) -> Option<Vec<u8>> {
     assert!(message.hlen <= 16);
     let from = Sender {
         mac: Some(Mac([0x52, 0x54, 0, 0, 0, 0x0a])),
+        ..Sender::default()
     };
     match server.handle(Time(1), &from, &message) {
         Verdict::Ignore(_) => None,

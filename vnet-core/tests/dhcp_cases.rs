@@ -6,8 +6,12 @@
 //! port web 52:54:00:00:00:09 10.0.0.9 guard      a port of it
 //! + 3600                                         so many seconds pass
 //! > 52:54:00:00:00:01 discover 55=1,3 12="web"   a message: options by number (address, "text", 0xhex, bytes)
+//! > 52:54:00:00:00:*  request 50=10.0.0.* x70     seventy messages, `*` from 1 up; what they get is counted
 //! < offer to 10.0.0.7 at 52:54:00:00:00:01 ...   what follows, as the server decided
 //! ```
+//! Words of a message that are no option: `broadcast`, `ciaddr=`, `giaddr=`, `hlen=`, `htype=`, `file=`, `sname=`; of its
+//! frame: `source=` (MAC), `ip=` and `to=` (addresses); `size` has the reply's length told. Fields of a reply are told where they are not zero, and what is in
+//! an overloaded `file` or `sname`.
 //! Replies are also read by dhcproto, which nobody here wrote.
 #![allow(
     clippy::unwrap_used,
@@ -79,6 +83,8 @@ struct Case {
     server: Option<Server>,
     now: u64,
     xid: u32,
+    /// Whether replies are told with their length.
+    sizes: bool,
     /// What the disk would hold.
     disk: BTreeMap<IpAddr, LeaseRecord>,
 }
@@ -109,7 +115,7 @@ impl Case {
                     Vec::new()
                 }
                 Some("arp") => self.arp(line),
-                Some(">") => self.message(line),
+                Some(">") => self.messages(line),
                 Some(first) if !first.starts_with('#') => panic!("what is `{line}`?"),
                 Some(_) | None => Vec::new(),
             };
@@ -203,6 +209,39 @@ impl Case {
         self.tell(&verdict)
     }
 
+    /// One message, or as many as `x70` says: then only how many got what.
+    fn messages(&mut self, line: &str) -> Vec<String> {
+        let count = line.rsplit_once(" x").and_then(|(line, count)| {
+            let count = count.parse::<u32>().ok()?;
+            Some((line, count))
+        });
+        let Some((line, count)) = count else {
+            return self.message(line);
+        };
+        let mut tally = BTreeMap::<String, u32>::new();
+        for n in 1..=count {
+            let each = |word: &str| match word.contains(':') {
+                true => word.replace('*', &format!("{n:02x}")),
+                false => word.replace('*', &n.to_string()),
+            };
+            let line: Vec<String> = line.split(' ').map(each).collect();
+            for say in self.message(&line.join(" ")) {
+                let words: Vec<&str> = say.split_whitespace().collect();
+                let told = match words[..] {
+                    ["disk" | "event" | "arp", ..] => continue,
+                    ["ignored", ..] => say.clone(),
+                    ["nak", ..] => say.rsplit("; ").next().unwrap().replace("because", "nak,"),
+                    _ => words[0].to_owned(),
+                };
+                *tally.entry(told).or_default() += 1;
+            }
+        }
+        tally
+            .iter()
+            .map(|(told, n)| format!("{n} times {told}"))
+            .collect()
+    }
+
     fn message(&mut self, line: &str) -> Vec<String> {
         self.xid += 1;
         let (from, bytes) = spoken(line, self.xid);
@@ -212,6 +251,7 @@ impl Case {
         };
         let now = self.time();
         let verdict = self.server().handle(now, &from, &message);
+        self.sizes = line.split(' ').any(|word| word == "size");
         self.tell(&verdict)
     }
 
@@ -274,18 +314,32 @@ impl Case {
             Destination::Client(mac, ip) => write!(text, "{ip} at {mac}"),
             Destination::Relay(relay) => write!(text, "relay {relay}"),
         };
-        if !independent.yiaddr().is_unspecified() {
-            let _ = write!(text, " yiaddr={}", independent.yiaddr());
+        for (field, address) in [
+            ("yiaddr", independent.yiaddr()),
+            ("ciaddr", independent.ciaddr()),
+            ("siaddr", independent.siaddr()),
+            ("giaddr", independent.giaddr()),
+        ] {
+            if !address.is_unspecified() {
+                let _ = write!(text, " {field}={address}");
+            }
         }
-        let all = options(&reply.bytes);
-        let file: Vec<u8> = reply.bytes[108..236]
-            .split(|b| *b == 0)
-            .next()
-            .unwrap_or_default()
-            .to_vec();
-        if !file.is_empty() && all.iter().all(|(code, _)| *code != 52) {
-            let file = String::from_utf8_lossy(&file).into_owned();
-            let _ = write!(text, " file={file} at {}", independent.siaddr());
+        if independent.flags().broadcast() {
+            text.push_str(" broadcast");
+        }
+        let all = options(&reply.bytes[240..]);
+        let overload = all.iter().find(|(code, _)| *code == 52);
+        let overload = overload.map_or(0, |(_, data)| data[0]);
+        let fields = [(1, "file", 108..236), (2, "sname", 44..108)];
+        for (bit, name, at) in &fields {
+            let field = reply.bytes[at.clone()].split(|b| *b == 0).next().unwrap();
+            if overload & bit == 0 && !field.is_empty() {
+                let _ = write!(text, " {name}={}", String::from_utf8_lossy(field));
+            }
+        }
+        let server = all.iter().find(|(code, _)| *code == 54).unwrap();
+        if server.1 != reply.from.octets() {
+            let _ = write!(text, " from {}", reply.from);
         }
         for (code, data) in all {
             let _ = match code {
@@ -293,13 +347,24 @@ impl Case {
                 _ => write!(text, "; {}", spell(code, data)),
             };
         }
+        for (bit, name, at) in fields {
+            if overload & bit != 0 {
+                let _ = write!(text, "; in {name}:");
+                for (code, data) in options(&reply.bytes[at]) {
+                    let _ = write!(text, " {}", spell(code, data));
+                }
+            }
+        }
+        if self.sizes {
+            let _ = write!(text, "; {} bytes", reply.bytes.len());
+        }
         text
     }
 }
 
-/// The options of the reply in their order.
+/// The options of one field of the reply in their order.
 fn options(bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
-    let (mut at, mut found) = (240, Vec::<(u8, Vec<u8>)>::new());
+    let (mut at, mut found) = (0, Vec::<(u8, Vec<u8>)>::new());
     while bytes[at] != 255 {
         let (code, len) = (bytes[at], usize::from(bytes[at + 1]));
         let data = &bytes[at + 2..at + 2 + len];
@@ -341,13 +406,19 @@ fn spoken(line: &str, xid: u32) -> (Sender, Vec<u8>) {
         .expect("a kind of message") as u8
         + 1;
     bytes.extend([53, 1, number]);
-    let mut from = Sender { mac: Some(mac) };
+    let mut from = Sender {
+        mac: Some(mac),
+        ..Sender::default()
+    };
     for word in words {
         match word.split_once('=') {
             None if word == "broadcast" => bytes[10] = 0x80,
+            None if word == "size" => {}
             Some(("ciaddr", ip)) => put_ip(&mut bytes, 12, ip),
             Some(("giaddr", ip)) => put_ip(&mut bytes, 24, ip),
             Some(("source", mac)) => from.mac = Some(mac.parse().unwrap()),
+            Some(("to", ip)) => from.to = Some(ip.parse().unwrap()),
+            Some(("ip", ip)) => from.ip = Some(ip.parse().unwrap()),
             Some(("hlen", n)) => bytes[2] = n.parse().unwrap(),
             Some(("htype", n)) => bytes[1] = n.parse().unwrap(),
             Some(("sname", value)) => {
@@ -359,9 +430,14 @@ fn spoken(line: &str, xid: u32) -> (Sender, Vec<u8>) {
                 bytes[108..108 + value.len()].copy_from_slice(&value);
             }
             Some((code, value)) => {
-                let value = data(value);
-                bytes.extend([code.parse::<u8>().unwrap(), value.len() as u8]);
-                bytes.extend(value);
+                let (value, code) = (data(value), code.parse().unwrap());
+                if value.is_empty() {
+                    bytes.extend([code, 0]);
+                }
+                for piece in value.chunks(255) {
+                    bytes.extend([code, piece.len() as u8]);
+                    bytes.extend(piece);
+                }
             }
             None => panic!("what is `{word}`?"),
         }

@@ -134,7 +134,12 @@ fn subnet4(subnet: &Subnet4) -> SubnetDoc {
         ranges: Some(dhcp.ranges.iter().map(range4).collect()),
         lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
         options: options(dhcp.options.iter().map(DhcpOption::spell)),
-        relays: Vec::new(),
+        always: dhcp
+            .always
+            .iter()
+            .map(|code| DhcpOption::name_of(*code))
+            .collect(),
+        relays: dhcp.relays.iter().map(ToString::to_string).collect(),
         routes: Vec::new(),
         pref64: None,
         boot: dhcp.boot.as_ref().map(boot),
@@ -177,6 +182,7 @@ fn subnet6(subnet: &Subnet6) -> SubnetDoc {
             lease_time: (dhcp.lease_time != LeaseTime::HOUR).then(|| dhcp.lease_time.to_string()),
             options: options(dhcp.options.iter().map(DhcpOption6::spell)),
             relays: dhcp.relays.iter().map(ToString::to_string).collect(),
+            always: Vec::new(),
             routes: dhcp.routes.iter().map(ToString::to_string).collect(),
             pref64: dhcp.pref64.map(|net| net.to_string()),
             boot: dhcp.boot.as_ref().map(boot),

@@ -209,9 +209,12 @@ pub struct DhcpDoc {
     /// IPv6 only: the prefix of a translator to IPv4, `64:ff9b::/96`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pref64: Option<String>,
-    /// Options by name or number: `ntp-server = "10.0.0.5"` or a list.
+    /// Options by name or number: `ntp-server = "10.0.0.5"` or a list; `[]`: not told, though it would be.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, OptionDoc>,
+    /// IPv4 only: options that clients are told though they do not ask for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub always: Vec<String>,
     /// Network boot. IPv6: files are URLs, and there is neither `tftp` nor `server`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootDoc>,

@@ -9,12 +9,14 @@ use crate::types::Mac;
 const PER_SECOND: u64 = 50;
 /// Messages that it may send at once.
 const BURST: u64 = 100;
-/// Sources remembered; one that is forgotten starts with a full bucket.
+/// Sources remembered. When there are more, those are forgotten that have used least of theirs: who invents source after
+/// source has spent nothing of each, and does not wash away what was counted against the others.
 const MOST: usize = 4096;
 /// What a message costs, in thousandths of a token.
 const COST: u64 = 1000;
 
-/// Addresses that clients behind one Ethernet source may hold between them, unless a relay speaks for them.
+/// Addresses that clients behind one Ethernet source may hold between them, unless a relay speaks for them
+/// that the document names.
 pub(in crate::dhcp) const MOST_PER_SOURCE: u32 = 64;
 
 /// What one Ethernet source has of a DHCP server, and what it was refused.
@@ -54,7 +56,7 @@ pub(in crate::dhcp) enum Refused {
 #[derive(Debug, Clone, Default)]
 pub(in crate::dhcp) struct Rates {
     buckets: BTreeMap<Mac, (Time, u64)>,
-    /// Only sources that were refused something, and of those the first so many.
+    /// Only sources that were refused something, and of those the ones with most.
     refused: BTreeMap<Mac, Share>,
 }
 
@@ -78,7 +80,9 @@ impl Rates {
     pub(in crate::dhcp) fn refuse(&mut self, source: Option<Mac>, what: Refused) {
         let Some(source) = source else { return };
         if self.refused.len() >= MOST && !self.refused.contains_key(&source) {
-            return;
+            keep_half(&mut self.refused, |share| {
+                u64::MAX - (share.over_rate + share.over_pool + share.forged)
+            });
         }
         let share = self.refused.entry(source).or_default();
         *match what {
@@ -97,8 +101,17 @@ impl Rates {
         self.buckets
             .retain(|_, (at, tokens)| refill(*at, *tokens, now) < BURST * COST);
         if self.buckets.len() >= MOST {
-            self.buckets.clear();
+            keep_half(&mut self.buckets, |(at, tokens)| refill(*at, *tokens, now));
         }
+    }
+}
+
+/// Drops the half of the sources that is largest by some measure, so that room is made once for many.
+fn keep_half<T>(all: &mut BTreeMap<Mac, T>, measure: impl Fn(&T) -> u64) {
+    let mut order: Vec<(u64, Mac)> = all.iter().map(|(mac, it)| (measure(it), *mac)).collect();
+    order.sort_unstable();
+    for (_, mac) in order.drain(order.len() / 2..) {
+        all.remove(&mac);
     }
 }
 
@@ -133,5 +146,21 @@ mod tests {
             rates.refuse(Some(source), Refused::Rate);
         }
         assert!(rates.buckets.len() <= MOST && rates.refused.len() <= MOST);
+    }
+
+    #[test]
+    fn invented_sources_wash_nothing_away() {
+        let (mut rates, loud) = (Rates::default(), Mac([4; 6]));
+        while rates.admits(loud, Time(0)) {}
+        rates.refuse(Some(loud), Refused::Rate);
+        rates.refuse(Some(loud), Refused::Rate);
+        for n in 0..20_000u32 {
+            let [a, b, c, d] = n.to_be_bytes();
+            let source = Mac([2, 0, a, b, c, d]);
+            assert!(rates.admits(source, Time(0)), "a newcomer is served");
+            rates.refuse(Some(source), Refused::Rate);
+        }
+        assert!(!rates.admits(loud, Time(0)));
+        assert_eq!(rates.refused(loud).over_rate, 2);
     }
 }

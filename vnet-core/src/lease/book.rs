@@ -7,6 +7,10 @@ use std::net::IpAddr;
 use super::{Client, LeaseRecord, LeaseState, Pool, Time};
 use crate::types::{Mac, PortName};
 
+/// Lapsed leases that are remembered, in one network and one family: a guest that comes and goes as client after client
+/// costs neither memory nor disk without end. The oldest go first.
+pub const MOST_LAPSED: usize = 4096;
+
 /// What the book knows about an address that is not blank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Slot {
@@ -57,6 +61,10 @@ pub struct Book {
     pools: Vec<Pool>,
     excluded: BTreeSet<IpAddr>,
     tally: Tally,
+    /// Free and remembered, by when they became so.
+    lapsed: BTreeSet<(Time, IpAddr)>,
+    /// What was remembered too long since somebody last asked.
+    forgotten: Vec<IpAddr>,
 }
 
 impl Book {
@@ -242,6 +250,14 @@ impl Book {
         record
     }
 
+    /// The addresses whose record is to leave the disk because too many had lapsed since. What has a record again has
+    /// been written over there.
+    pub fn take_forgotten(&mut self) -> Vec<IpAddr> {
+        let mut forgotten = std::mem::take(&mut self.forgotten);
+        forgotten.retain(|a| self.slots.get(a).and_then(Slot::record).is_none());
+        forgotten
+    }
+
     /// When something is due next.
     #[must_use]
     pub fn next_due(&self) -> Option<Time> {
@@ -287,6 +303,12 @@ impl Book {
             self.index(address, &slot);
             self.slots.insert(address, slot);
         }
+        while self.lapsed.len() > MOST_LAPSED
+            && let Some(&(_, oldest)) = self.lapsed.first()
+        {
+            self.forgotten.push(oldest);
+            self.set(oldest, None);
+        }
     }
 
     fn index(&mut self, address: IpAddr, slot: &Slot) {
@@ -309,12 +331,15 @@ impl Book {
                     self.names.entry(name.clone()).or_insert(address);
                 }
             }
-            Slot::Lapsed(record) if !self.excluded.contains(&address) => {
-                for pool in &mut self.pools {
-                    pool.lapse(record.expires, address);
+            Slot::Lapsed(record) => {
+                self.lapsed.insert((record.expires, address));
+                if !self.excluded.contains(&address) {
+                    for pool in &mut self.pools {
+                        pool.lapse(record.expires, address);
+                    }
                 }
             }
-            Slot::Lapsed(_) | Slot::Offered(_) | Slot::Quarantined(_) => {}
+            Slot::Offered(_) | Slot::Quarantined(_) => {}
         }
     }
 
@@ -348,6 +373,7 @@ impl Book {
                 }
             }
             Slot::Lapsed(record) => {
+                self.lapsed.remove(&(record.expires, address));
                 for pool in &mut self.pools {
                     pool.unlapse(record.expires, address);
                 }
@@ -471,6 +497,31 @@ mod tests {
         assert!(book.addresses_of(&client(2)).is_empty());
     }
 
+    #[test]
+    fn what_lapsed_is_not_remembered_for_ever() {
+        let wide = |n: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a01_0000 + n));
+        let last = u32::try_from(MOST_LAPSED).unwrap() + 9;
+        let mut book = Book::default();
+        book.lay_out(vec![Pool::new(&[(wide(0), wide(last))])], BTreeSet::new());
+        for n in 0..=last {
+            book.grant(LeaseRecord {
+                address: wide(n),
+                ..record(7, 1, u64::from(n) + 10)
+            });
+        }
+        assert_eq!(book.tick(Time(u64::MAX - 1)).len(), MOST_LAPSED + 10);
+        assert_eq!(book.tally().lapsed, MOST_LAPSED as u64);
+        // One of them is somebody's again before anybody asked: its record stays on disk.
+        book.grant(LeaseRecord {
+            address: wide(3),
+            ..record(7, 2, 99_999)
+        });
+        let expected: Vec<_> = (0..10).filter(|n| *n != 3).map(wide).collect();
+        assert_eq!(book.take_forgotten(), expected);
+        assert!(book.take_forgotten().is_empty() && book.slot(wide(0)).is_none());
+        assert!(matches!(book.slot(wide(10)), Some(Slot::Lapsed(_))));
+    }
+
     proptest! {
         /// Whatever is done, the indexes agree with the slots.
         #[test]
@@ -489,6 +540,8 @@ mod tests {
                 let slots = book.slots.clone();
                 let tally = book.tally();
                 prop_assert_eq!(slots.len() as u64, tally.held + tally.offered + tally.lapsed + tally.quarantined);
+                let lapsed = slots.values().filter(|s| matches!(s, Slot::Lapsed(_)));
+                prop_assert_eq!(book.lapsed.len(), lapsed.count());
                 prop_assert_eq!(book.due.len(), slots.values().filter(|s| s.due().is_some()).count());
                 for (address, slot) in &slots {
                     if let Some(due) = slot.due() { prop_assert!(book.due.contains(&(due, *address))); }

@@ -14,7 +14,7 @@ pub mod interop;
 mod pool;
 mod record;
 
-pub use book::{Book, Offer, Slot, Tally};
+pub use book::{Book, MOST_LAPSED, Offer, Slot, Tally};
 pub use pool::Pool;
 pub use record::{Bad, Client, LeaseRecord, LeaseState};
 

@@ -14,8 +14,12 @@ pub struct Dhcp4 {
     pub lease_time: LeaseTime,
     /// What else every client of the subnet is told.
     pub options: Vec<DhcpOption>,
+    /// Which of the options are told to clients that do not ask for them.
+    pub always: Vec<u8>,
     /// What machines without a system load.
     pub boot: Option<Boot>,
+    /// Relays that are trusted with more than one station's share, by their `giaddr`.
+    pub relays: Vec<Ipv4Addr>,
 }
 
 /// Addresses to be handed out, and what is special about them.
@@ -59,9 +63,9 @@ impl Circuit {
 /// An address, a name or both, kept for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation4 {
-    /// Known by its MAC...
+    /// Known by its MAC,
     pub mac: Option<Mac>,
-    /// ...or by its client identifier (option 61, raw bytes)...
+    /// or by its client identifier (option 61, raw bytes), or by either...
     pub client_id: Option<Vec<u8>>,
     /// ...or by the relay's circuit that it comes from...
     pub circuit: Circuit,
@@ -73,6 +77,14 @@ pub struct Reservation4 {
     pub lease_time: Option<LeaseTime>,
     /// Options that win over the subnet's.
     pub options: Vec<DhcpOption>,
+}
+
+impl Reservation4 {
+    /// Whether the client is known by nothing but the name it sends.
+    #[must_use]
+    pub const fn is_by_name(&self) -> bool {
+        self.mac.is_none() && self.client_id.is_none() && self.circuit.is_anywhere()
+    }
 }
 
 /// How guests of an IPv6 subnet get their addresses.

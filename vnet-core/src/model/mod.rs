@@ -31,7 +31,9 @@ pub use endpoint::{Endpoint, Transport};
 pub use forward::{Forward, ForwardKind, HostAccess, Nat};
 pub use network::{Network, Route4};
 pub(crate) use options::unhex;
-pub use options::{DhcpOption, OptionKind, OptionRow, TABLE as DHCP_OPTIONS};
+pub use options::{
+    ALIASES as DHCP_OPTION_ALIASES, DhcpOption, OptionKind, OptionRow, TABLE as DHCP_OPTIONS,
+};
 pub use options6::{DhcpOption6, TABLE as DHCP6_OPTIONS};
 pub use port::{Home, Owner, Port, PortKey, PortKind};
 pub use publish::{Protocol, Publish, Target};

@@ -57,8 +57,8 @@ impl Dhcp4 {
             Ok((PacketSocket::dhcp(bridge)?, Aside { arp, ports }))
         })?;
         if let Some(aside) = self.sockets.extra_mut() {
-            let gateways = self.server.scope().subnets.iter().map(|s| s.gateway);
-            aside.hold_ports(gateways.collect());
+            let ours = self.server.scope().addresses.iter().map(|a| a.addr());
+            aside.hold_ports(ours.collect());
         }
         Ok(is_new)
     }
@@ -104,34 +104,34 @@ impl Dhcp4 {
 }
 
 impl Aside {
-    fn hold_ports(&mut self, gateways: Vec<Ipv4Addr>) {
+    fn hold_ports(&mut self, ours: Vec<Ipv4Addr>) {
         let held = |socket: &UdpSocket| match socket.local_addr() {
             Ok(address) => Some(address.ip()),
             Err(_) => None,
         };
         self.ports
-            .retain(|s| held(s).is_some_and(|ip| gateways.iter().any(|g| IpAddr::V4(*g) == ip)));
-        for gateway in gateways {
-            let known = self.ports.iter().any(|s| held(s) == Some(gateway.into()));
+            .retain(|s| held(s).is_some_and(|ip| ours.iter().any(|a| IpAddr::V4(*a) == ip)));
+        for address in ours {
+            let known = self.ports.iter().any(|s| held(s) == Some(address.into()));
             if known {
                 continue;
             }
-            match hold(gateway) {
+            match hold(address) {
                 Ok(socket) => self.ports.push(socket),
                 // Frames come in all the same: the worst is a port-unreachable that clients ignore.
-                Err(e) => tracing::debug!(%gateway, error = %e, "port 67 is somebody else's"),
+                Err(e) => tracing::debug!(%address, error = %e, "port 67 is somebody else's"),
             }
         }
     }
 }
 
 /// A UDP socket that owns a port and hears nothing.
-fn hold(gateway: Ipv4Addr) -> io::Result<UdpSocket> {
+fn hold(address: Ipv4Addr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     deafen(&socket.as_fd())?;
     socket.set_reuse_address(true)?;
     socket.set_freebind_v4(true)?;
-    socket.bind(&SocketAddr::from((gateway, 67)).into())?;
+    socket.bind(&SocketAddr::from((address, 67)).into())?;
     Ok(socket.into())
 }
 

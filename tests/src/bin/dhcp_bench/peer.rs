@@ -88,7 +88,8 @@ fn netd(host: &Ns, prefix: u8, present: u32) -> anyhow::Result<Proc> {
     let document = format!(
         "name = \"lab\"\nforward = {{ mode = \"open\" }}\nbridge = {{ name = \"br0\" }}\n\
          [[subnet]]\naddress = \"{SERVER}/{prefix}\"\n\
-         [subnet.dhcp]\nranges = [\"10.60.1.0-10.{last}.255.250\"]\n"
+         [subnet.dhcp]\nranges = [\"10.60.1.0-10.{last}.255.250\"]\n\
+         relays = [\"{CLIENTS}\"]\n"
     );
     let scratch = host.scratch();
     for folder in ["state", "networks"] {

@@ -93,6 +93,7 @@ struct Given {
     circuits: BTreeSet<Circuit>,
     names: BTreeSet<PortName>,
     macs: BTreeSet<Mac>,
+    ids: BTreeSet<Vec<u8>>,
 }
 
 impl Given {
@@ -120,6 +121,16 @@ impl Given {
             check.wrong(
                 format!("{at}.mac"),
                 "another reservation already has this MAC",
+            );
+        }
+        if host
+            .client_id
+            .clone()
+            .is_some_and(|id| !self.ids.insert(id))
+        {
+            check.wrong(
+                format!("{at}.client_id"),
+                "another reservation already has this client identifier",
             );
         }
     }
@@ -167,7 +178,9 @@ fn whole_subnet(address: Ipv4Net) -> Dhcp4 {
         hosts: Vec::new(),
         lease_time: LeaseTime::HOUR,
         options: Vec::new(),
+        always: Vec::new(),
         boot: None,
+        relays: Vec::new(),
     }
 }
 
@@ -193,7 +206,6 @@ fn dhcp4(
 ) -> Option<Dhcp4> {
     for (field, is) in [
         ("mode", doc.mode.is_some()),
-        ("relays", !doc.relays.is_empty()),
         ("routes", !doc.routes.is_empty()),
         ("pref64", doc.pref64.is_some()),
     ] {
@@ -221,11 +233,39 @@ fn dhcp4(
         hosts,
         lease_time: lease_time(at, doc, check),
         options: options(&format!("{at}.dhcp.options"), &doc.options, check),
+        always: always(at, doc, check),
         boot: doc
             .boot
             .as_ref()
             .map(|doc| boot::boot(&format!("{at}.dhcp.boot"), doc, check)),
+        relays: relays(at, doc, check),
     })
+}
+
+fn always(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<u8> {
+    let keys = doc.always.iter().enumerate();
+    let code = |(i, key): (usize, &String)| {
+        check.take(format!("{at}.dhcp.always[{i}]"), DhcpOption::code_of(key))
+    };
+    keys.filter_map(code).collect()
+}
+
+fn relays(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv4Addr> {
+    let form = "the relay's own IPv4 address, like 10.50.0.2";
+    let mut relays = Vec::new();
+    for (i, text) in doc.relays.iter().enumerate() {
+        let at = format!("{at}.dhcp.relays[{i}]");
+        let relay = check.form::<Ipv4Addr>(&at, text, form);
+        if relay.is_some_and(|a| a.is_unspecified() || a.is_broadcast() || a.is_multicast()) {
+            check.wrong(
+                at,
+                format!("`{text}` can be no relay's address: give {form}"),
+            );
+            continue;
+        }
+        relays.extend(relay);
+    }
+    relays
 }
 
 fn ranges4(at: &str, subnet: &Subnet4, doc: &DhcpDoc, check: &mut Check) -> Vec<DhcpRange4> {

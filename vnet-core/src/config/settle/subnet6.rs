@@ -46,6 +46,10 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
         let rule = "nobody asks what to boot with mode `slaac`: use `stateless`";
         check.wrong(format!("{at}.dhcp.boot"), rule);
     }
+    if !doc.always.is_empty() {
+        let rule = "only IPv4 subnets have an `always`: leave it out";
+        check.wrong(format!("{at}.dhcp.always"), rule);
+    }
     if mode != RaMode::Stateful && address.prefix_len() != 64 {
         check.wrong(format!("{at}.dhcp.mode"), format!("guests can make their own addresses only in a /64: use a /64, or mode `stateful` with /{}", address.prefix_len()));
     }

@@ -78,10 +78,11 @@ impl Server {
             if let IpAddr::V4(v4) = address
                 && let Ok(at) = self.may_have(message, guest, *v4)
             {
+                self.is_within_share(guest, *v4)?;
                 return Ok((at, *v4));
             }
         }
-        if message.giaddr == Ipv4Addr::UNSPECIFIED && self.is_source_full(guest) {
+        if self.is_source_full(guest) {
             return Err(Reason::SourceLimit);
         }
         let asked = wanted.and_then(|address| {
@@ -124,15 +125,22 @@ impl Server {
         if !free(address) {
             return Err("address in use");
         }
-        let known = self
-            .book
-            .addresses_of(&guest.client)
-            .contains(&IpAddr::V4(address));
+        // A lease outlives its range until it ends; what one only had before is given again only out of a range.
+        let held = matches!(self.book.slot(IpAddr::V4(address)), Some(Slot::Held(_)));
         let in_pool = self.book.pools()[at].contains(IpAddr::V4(address));
-        if fixed == Some(address) || known || in_pool {
+        if fixed == Some(address) || held || in_pool {
             return Ok(at);
         }
         Err("address not available")
+    }
+
+    /// Whether the guest's source may have one more, if the address is not its client's already.
+    pub(super) fn is_within_share(&self, guest: &Guest, address: Ipv4Addr) -> Result<(), Reason> {
+        let is_own = self.is_theirs(address, guest) || self.is_fixed_for(address, guest);
+        if !is_own && self.is_source_full(guest) {
+            return Err(Reason::SourceLimit);
+        }
+        Ok(())
     }
 
     /// The address that belongs to the guest in a subnet: its port's, its reservation's, a promised one.
@@ -228,6 +236,11 @@ impl Server {
             .filter_map(|a| match a {
                 IpAddr::V4(v4) => Some(*v4),
                 IpAddr::V6(_) => None,
+            })
+            .filter(|a| {
+                let held = matches!(self.book.slot(IpAddr::V4(*a)), Some(Slot::Held(_)));
+                let mut pools = self.book.pools().iter();
+                held || pools.any(|pool| pool.contains(IpAddr::V4(*a)))
             });
         let mut known = reserved.chain(previous);
         if let Some(found) = known.find(|a| self.grantable(*a, mac, name).is_ok()) {

@@ -28,14 +28,16 @@ pub(super) const RAPID_COMMIT: u8 = 80;
 pub(super) const FQDN: u8 = 81;
 pub(super) const RELAY: u8 = 82;
 pub(super) const ARCH: u8 = 93;
+pub(super) const MACHINE: u8 = 97;
 pub(super) const SUBNET_SELECTION: u8 = 118;
 pub(super) const ROUTES: u8 = 121;
 pub(super) const MS_ROUTES: u8 = 249;
 pub(super) const END: u8 = 255;
 
-/// Suboptions of a relay's information (RFC 3046, 3527).
+/// Suboptions of a relay's information (RFC 3046, 3527, 5107).
 pub(super) mod agent {
     pub(in super::super) const CIRCUIT: u8 = 1;
     pub(in super::super) const REMOTE: u8 = 2;
     pub(in super::super) const LINK: u8 = 5;
+    pub(in super::super) const SERVER_ID: u8 = 11;
 }

@@ -17,8 +17,6 @@ const CLIENT_PORT: u16 = 68;
 pub struct Datagram<'a> {
     /// Who sent the frame.
     pub from: Sender,
-    /// The IP address it went to.
-    pub to: Ipv4Addr,
     /// The DHCP message.
     pub payload: &'a [u8],
 }
@@ -58,10 +56,13 @@ impl<'a> Datagram<'a> {
         if !checked && !unchecked && sum(datagram, pseudo(&packet[12..20], len)) != 0xffff {
             return None;
         }
-        let to = <[u8; 4]>::try_from(packet.get(16..20)?).ok()?;
+        let address = |at: usize| Some(Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?));
         Some(Self {
-            from: Sender { mac: Some(source) },
-            to: Ipv4Addr::from(to),
+            from: Sender {
+                mac: Some(source),
+                ip: address(12),
+                to: address(16),
+            },
             payload,
         })
     }
@@ -182,8 +183,12 @@ mod tests {
             );
             let parsed = Datagram::parse(&bytes, false).unwrap();
             assert_eq!(parsed.payload, payload);
-            assert_eq!(parsed.to, address);
-            assert_eq!(parsed.from.mac, Some(ours));
+            let from = Sender {
+                mac: Some(ours),
+                ip: Some(Ipv4Addr::new(10, 0, 0, 1)),
+                to: Some(address),
+            };
+            assert_eq!(parsed.from, from);
             assert_eq!(bytes[..6], relay.0);
             let damaged = |at: usize| {
                 let mut bytes = bytes.clone();

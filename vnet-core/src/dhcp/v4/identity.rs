@@ -26,8 +26,8 @@ pub(super) struct Guest {
     pub(super) client: Client,
     pub(super) mac: Option<Mac>,
     pub(super) client_id: Option<Vec<u8>>,
-    /// The Ethernet source, where it is not `mac` and no relay's.
-    pub(super) via: Option<Mac>,
+    /// The Ethernet source, which its addresses count against; nobody's, if a relay speaks that the document names.
+    pub(super) source: Option<Mac>,
     /// Where a relay heard it.
     pub(super) circuit: Circuit,
     /// The name that it says it has.
@@ -42,27 +42,20 @@ impl Directory {
         for (at, subnet) in scope.subnets.iter().enumerate() {
             for (index, host) in subnet.hosts.iter().enumerate() {
                 // The first wins, as in the document; admission refuses two of one kind anyway.
-                match (&host.mac, &host.client_id, &host.name) {
-                    (Some(mac), _, _) => {
-                        directory.by_mac.entry((at, *mac)).or_insert(index);
-                    }
-                    (None, Some(id), _) => {
-                        directory.by_id.entry((at, id.clone())).or_insert(index);
-                    }
-                    (None, None, _) if !host.circuit.is_anywhere() => {
-                        let key = (at, host.circuit.clone());
-                        directory.by_circuit.entry(key).or_insert(index);
-                    }
-                    (None, None, Some(name)) => {
-                        directory.by_name.entry((at, name.clone())).or_insert(index);
-                    }
-                    (None, None, None) => {}
+                if let Some(mac) = host.mac {
+                    directory.by_mac.entry((at, mac)).or_insert(index);
                 }
-                if let Some(name) = &host.name
-                    && (host.mac.is_some()
-                        || host.client_id.is_some()
-                        || !host.circuit.is_anywhere())
-                {
+                if let Some(id) = &host.client_id {
+                    directory.by_id.entry((at, id.clone())).or_insert(index);
+                }
+                if !host.circuit.is_anywhere() {
+                    let key = (at, host.circuit.clone());
+                    directory.by_circuit.entry(key).or_insert(index);
+                }
+                let Some(name) = &host.name else { continue };
+                if host.is_by_name() {
+                    directory.by_name.entry((at, name.clone())).or_insert(index);
+                } else {
                     directory.names.insert(name.clone(), host.mac);
                 }
             }
@@ -168,7 +161,7 @@ impl Guest {
             client,
             mac,
             client_id,
-            via: from.mac.filter(|via| !relayed && Some(*via) != mac),
+            source: from.mac.filter(|_| !scope.is_relay(message.giaddr)),
             circuit: Circuit {
                 circuit_id: message.agent(code::agent::CIRCUIT).map(<[u8]>::to_vec),
                 remote_id: message.agent(code::agent::REMOTE).map(<[u8]>::to_vec),

@@ -202,6 +202,13 @@ impl<'a> Message<'a> {
         None
     }
 
+    /// A suboption of the relay's that is one address.
+    #[must_use]
+    pub fn agent_address(&self, suboption: u8) -> Option<Ipv4Addr> {
+        let octets: [u8; 4] = self.agent(suboption)?.try_into().ok()?;
+        Some(Ipv4Addr::from(octets))
+    }
+
     /// An option that is one address.
     #[must_use]
     pub fn address(&self, code: u8) -> Option<Ipv4Addr> {
@@ -258,6 +265,11 @@ fn walk<'a>(mut field: &'a [u8], into: &mut Vec<(u8, Cow<'a, [u8]>)>) -> Result<
     Ok(overload)
 }
 
+/// END, and option 52 if it comes to that.
+const OVERHEAD: usize = 4;
+/// What a reply is nothing without: its kind, the server, the times and the mask.
+const ESSENTIALS: usize = 40;
+
 /// The fixed part of a reply.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head<'a> {
@@ -272,11 +284,22 @@ pub(super) struct Head<'a> {
     pub(super) chaddr: [u8; 16],
     /// The boot file: at most 127 bytes. With one, options do not overflow into its field.
     pub(super) file: &'a [u8],
+    /// The boot server's name: at most 63 bytes, likewise.
+    pub(super) sname: &'a [u8],
 }
 
+/// Options as they go over the wire, with their codes.
+type Options<'a> = [(u8, Cow<'a, [u8]>)];
+
 /// Writes a reply: the options in the order given, overflowing into `file` and `sname` where the client's size
-/// does not hold them (RFC 2131 section 4.1, option 52); what fits nowhere is left out, the last first.
-pub(super) fn encode(head: &Head<'_>, options: &[(u8, Cow<'_, [u8]>)], most: usize) -> Vec<u8> {
+/// does not hold them (RFC 2131 section 4.1, option 52); what fits nowhere is left out, the last first. What comes last
+/// stays in the options field, since a relay looks nowhere else (RFC 3046 section 2.2): its room is kept.
+pub(super) fn encode(
+    head: &Head<'_>,
+    options: &Options<'_>,
+    last: &Options<'_>,
+    most: usize,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(400);
     out.extend_from_slice(&[2, head.htype, head.hlen, 0]);
     out.extend_from_slice(&head.xid.to_be_bytes());
@@ -288,13 +311,21 @@ pub(super) fn encode(head: &Head<'_>, options: &[(u8, Cow<'_, [u8]>)], most: usi
     out.resize(FIXED, 0);
     out.extend_from_slice(&COOKIE);
 
+    let mut kept = most.saturating_sub(out.len() + OVERHEAD + ESSENTIALS);
+    // The very last matters most.
+    let first = last.iter().rposition(|(_, data)| {
+        let left = kept.checked_sub(wire_len(data));
+        kept = left.unwrap_or(kept);
+        left.is_none()
+    });
+    let last = &last[first.map_or(0, |at| at + 1)..];
+    let most = most - last.iter().map(|(_, data)| wire_len(data)).sum::<usize>();
     let all: usize = options.iter().map(|(_, data)| wire_len(data)).sum();
-    // One byte for END, and three for option 52 if it comes to that.
     let fits = out.len() + all < most;
     let room = if fits {
         most - 1
     } else {
-        most.saturating_sub(4)
+        most.saturating_sub(OVERHEAD)
     };
     let (mut file, mut sname) = (Vec::new(), Vec::new());
     for (code, data) in options {
@@ -303,7 +334,7 @@ pub(super) fn encode(head: &Head<'_>, options: &[(u8, Cow<'_, [u8]>)], most: usi
             put(&mut out, *code, data);
         } else if head.file.is_empty() && file.len() + len < 128 {
             put(&mut file, *code, data);
-        } else if sname.len() + len < 64 {
+        } else if head.sname.is_empty() && sname.len() + len < 64 {
             put(&mut sname, *code, data);
         }
     }
@@ -311,14 +342,19 @@ pub(super) fn encode(head: &Head<'_>, options: &[(u8, Cow<'_, [u8]>)], most: usi
     if overload != 0 {
         put(&mut out, code::OVERLOAD, &[overload]);
     }
+    for (code, data) in last {
+        put(&mut out, *code, data);
+    }
     for (field, at) in [(file, 108), (sname, 44)] {
         if !field.is_empty() {
             out[at..at + field.len()].copy_from_slice(&field);
             out[at + field.len()] = code::END;
         }
     }
-    if let Some(field) = out.get_mut(108..108 + head.file.len()) {
-        field.copy_from_slice(head.file);
+    for (field, at) in [(head.file, 108), (head.sname, 44)] {
+        if let Some(room) = out.get_mut(at..at + field.len()) {
+            room.copy_from_slice(field);
+        }
     }
     out.push(code::END);
     // RFC 1542 section 2.1: BOOTP's 300 bytes are the least that some clients and relays take.

@@ -1,4 +1,4 @@
-//! A DHCPv4 server (RFC 2131, 2132, 3046, 3396, 3442, 4039, 4702, 6842) as a pure function of its scope, its book and
+//! A DHCPv4 server (RFC 2131, 2132, 3011, 3046, 3396, 3442, 3527, 4039, 4702, 5107, 6842) as a pure function of its scope, its book and
 //! the messages that come in. It is not a socket, a timer or a disk: those are `serve`'s.
 //!
 //! ```text
@@ -18,10 +18,12 @@
 //! | `scope` | what a network's DHCP follows from |
 //! | `identity` | who sent it, and which reservation is its own |
 //! | `server` | the states of RFC 2131 |
+//! | `bind` | what they do to the book |
 //! | `allocate` | which address; the operator's requests |
 //! | `reply` | which options, and where to |
 
 mod allocate;
+mod bind;
 mod code;
 mod frame;
 mod identity;
@@ -43,11 +45,15 @@ pub use server::Server;
 use crate::lease::{Change, LeaseEvent};
 use crate::types::Mac;
 
-/// Where a message came from, as the link saw it.
+/// Where a message came from and went to, as the link saw it. What the transport does not tell is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sender {
-    /// The frame's source; `None` where the transport does not tell.
+    /// The frame's source.
     pub mac: Option<Mac>,
+    /// The packet's source.
+    pub ip: Option<Ipv4Addr>,
+    /// The packet's destination.
+    pub to: Option<Ipv4Addr>,
 }
 
 /// What is to be done about a message.
@@ -80,11 +86,14 @@ pub enum Verdict {
 pub enum Reason {
     /// It is not a DHCP message to a server.
     Malformed,
+    /// It goes through us to a server elsewhere.
+    NotForUs,
     /// It is a server's own kind of message.
     NotForServers,
     /// The sender uses more than its share of the server.
     RateLimit,
-    /// The clients behind one Ethernet source hold as many addresses as they may.
+    /// The clients behind one Ethernet source (a relay that the document does not name is one, too) hold as many
+    /// addresses as they may.
     SourceLimit,
     /// A guarded port speaks for another hardware address, or another for a guarded port.
     ForgedSource,
@@ -110,6 +119,7 @@ impl Reason {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
+            Self::NotForUs => "not-for-us",
             Self::NotForServers => "not-for-servers",
             Self::RateLimit => "rate-limit",
             Self::SourceLimit => "source-limit",

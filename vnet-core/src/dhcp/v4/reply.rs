@@ -13,6 +13,7 @@ use crate::types::{DomainName, Mac, PortName};
 pub(super) const FQDN_E: u8 = 0x04;
 const FQDN_S: u8 = 0x01;
 const FQDN_O: u8 = 0x02;
+const FQDN_N: u8 = 0x08;
 /// What a client that names no size takes: 576 bytes of IP (RFC 2131 section 2).
 const DEFAULT_SIZE: u16 = 576;
 /// IP and UDP headers, which option 57 counts.
@@ -20,13 +21,17 @@ const HEADERS: usize = 28;
 
 /// What HTTP boot of UEFI is known by.
 const HTTP_CLIENT: &[u8] = b"HTTPClient";
-/// The longest name that the fixed field `file` holds, with its zero.
+/// What all network boot is known by.
+const PXE_CLIENT: &[u8] = b"PXEClient";
+/// The longest names that the fixed fields `file` and `sname` hold, with their zeros.
 const LONGEST_FILE: usize = 127;
+const LONGEST_SNAME: usize = 63;
 
 /// What a booting client is told besides.
 struct Boot<'a> {
     server: Ipv4Addr,
     file: Cow<'a, [u8]>,
+    sname: Cow<'a, [u8]>,
     options: Vec<(u8, Cow<'a, [u8]>)>,
 }
 
@@ -35,7 +40,7 @@ struct Boot<'a> {
 pub struct Reply {
     /// What it is.
     pub kind: MessageType,
-    /// Our address in the client's subnet: the packet's source.
+    /// The packet's source: the address of ours that was written to, or the one in the client's subnet.
     pub from: Ipv4Addr,
     /// Where it goes.
     pub to: Destination,
@@ -55,12 +60,23 @@ pub enum Destination {
     Relay(Ipv4Addr),
 }
 
+/// Who we are to a client.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Us {
+    /// The packet's source.
+    pub(super) from: Ipv4Addr,
+    /// Option 54, which a client writes back to.
+    pub(super) id: Ipv4Addr,
+}
+
 /// What a reply is made of.
 pub(super) struct Draft<'a> {
     pub(super) kind: MessageType,
+    pub(super) us: Us,
     pub(super) subnet: &'a Subnet,
     pub(super) host: Option<&'a Reservation4>,
-    pub(super) yiaddr: Ipv4Addr,
+    /// The client's: what it is given, or (INFORM) what it says it has.
+    pub(super) address: Ipv4Addr,
     /// Seconds; `None` for what is not a lease (INFORM).
     pub(super) lease: Option<u32>,
     /// The name that the client has by us.
@@ -73,7 +89,7 @@ impl Draft<'_> {
     pub(super) fn reply(&self, message: &Message<'_>, from: &Sender) -> Reply {
         let mut options = vec![
             own(code::MESSAGE_TYPE, &[self.kind.to_wire()]),
-            own(code::SERVER_ID, &self.subnet.gateway.octets()),
+            own(code::SERVER_ID, &self.us.id.octets()),
         ];
         if let Some(seconds) = self.lease {
             options.push(own(code::LEASE_TIME, &seconds.to_be_bytes()));
@@ -84,7 +100,12 @@ impl Draft<'_> {
         if self.rapid {
             options.push((code::RAPID_COMMIT, Cow::Borrowed(&[])));
         }
-        let boot = self.boot(message);
+        // PXE 2.1 section 2.2: the machine's identifier comes back.
+        let said = |code| message.option(code).unwrap_or_default();
+        if said(code::VENDOR_CLASS).starts_with(PXE_CLIENT) && !said(code::MACHINE).is_empty() {
+            options.push((code::MACHINE, Cow::Borrowed(said(code::MACHINE))));
+        }
+        let boot = self.boot(message).or_else(|| self.plain_boot());
         if let Some(boot) = &boot {
             options.extend(boot.options.iter().cloned());
         }
@@ -92,22 +113,28 @@ impl Draft<'_> {
         for wanted in message.option(code::PARAMETERS).unwrap_or(DEFAULTS) {
             self.ask(&mut options, *wanted);
         }
+        for code in &self.subnet.always {
+            self.ask(&mut options, *code);
+        }
         if let Some(fqdn) = self.fqdn(message) {
             options.push((code::FQDN, Cow::Owned(fqdn)));
         }
-        echo_relay(&mut options, message);
         let head = Head {
-            yiaddr: self.yiaddr,
+            yiaddr: match self.lease {
+                Some(_) => self.address,
+                None => Ipv4Addr::UNSPECIFIED,
+            },
             siaddr: boot.as_ref().map_or(self.subnet.gateway, |b| b.server),
             file: boot.as_ref().map_or(&[], |b| &b.file),
+            sname: boot.as_ref().map_or(&[], |b| &b.sname),
             ciaddr: message.ciaddr,
             ..head(message)
         };
         Reply {
             kind: self.kind,
-            from: self.subnet.gateway,
+            from: self.us.from,
             to: self.destination(message, from),
-            bytes: encode(&head, &options, most(message)),
+            bytes: encode(&head, &options, &echoed(message), most(message)),
         }
     }
 
@@ -121,7 +148,7 @@ impl Draft<'_> {
         };
         let (file, server) = self.subnet.boot.as_ref()?.choose(&machine)?;
         let server = server.unwrap_or(self.subnet.gateway);
-        let own_file = self.value(code::BOOT_FILE);
+        let own_file = self.value(code::BOOT_FILE).filter(|f| !f.is_empty());
         let file = own_file.unwrap_or(Cow::Borrowed(file.as_bytes()));
         let mut options = Vec::new();
         // UEFI takes an offer for HTTP boot only from a server that says the word back.
@@ -141,7 +168,27 @@ impl Draft<'_> {
         Some(Boot {
             server,
             file: if fits { file } else { Cow::Borrowed(&[]) },
+            sname: Cow::Borrowed(&[]),
             options,
+        })
+    }
+
+    /// Boot said by options 66 and 67 alone: firmware that reads only the fixed fields is told there.
+    fn plain_boot(&self) -> Option<Boot<'_>> {
+        let told = |code| self.value(code).filter(|v| !v.is_empty());
+        let (name, file) = (told(code::TFTP_SERVER), told(code::BOOT_FILE));
+        if name.is_none() && file.is_none() {
+            return None;
+        }
+        // A name is the client's to look up: no address then.
+        let address = |name: &Cow<'_, [u8]>| std::str::from_utf8(name).ok()?.parse().ok();
+        let server = name.as_ref().map_or(Some(self.subnet.gateway), address);
+        let within = |longest: usize| move |field: &Cow<'_, [u8]>| field.len() <= longest;
+        Some(Boot {
+            server: server.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            file: file.filter(within(LONGEST_FILE)).unwrap_or_default(),
+            sname: name.filter(within(LONGEST_SNAME)).unwrap_or_default(),
+            options: Vec::new(),
         })
     }
 
@@ -162,7 +209,9 @@ impl Draft<'_> {
         } else {
             wanted
         };
-        if let Some(data) = self.value(wanted).or_else(|| self.value(source)) {
+        let data = self.value(wanted).or_else(|| self.value(source));
+        // What the document leaves empty is not told.
+        if let Some(data) = data.filter(|data| !data.is_empty()) {
             options.push((wanted, data));
         }
     }
@@ -170,7 +219,7 @@ impl Draft<'_> {
     /// The reservation's value of an option, else its range's, else the subnet's.
     fn value(&self, wanted: u8) -> Option<Cow<'_, [u8]>> {
         let own = self.host.map_or(&[][..], |h| &h.options);
-        let special = self.subnet.special_of(self.yiaddr);
+        let special = self.subnet.special_of(self.address);
         let special = special.map_or(&[][..], |s| &s.options);
         match own.iter().chain(special).find(|o| o.code == wanted) {
             Some(option) => Some(Cow::Borrowed(&option.data)),
@@ -198,12 +247,17 @@ impl Draft<'_> {
         (t1.min(t2), t2)
     }
 
-    /// RFC 4702 section 4: we keep the names (S), say so where the client meant to (O), in the client's encoding.
+    /// RFC 4702 section 4: we keep the names (S), say so where the client meant to (O), in the client's encoding. A name
+    /// that it cannot have is kept by nobody (N), and not said again.
     fn fqdn(&self, message: &Message<'_>) -> Option<Vec<u8>> {
         let flags = *message.option(code::FQDN)?.first()?;
+        let Some(name) = self.name else {
+            let override_ = if flags & FQDN_S == 0 { 0 } else { FQDN_O };
+            return Some(vec![FQDN_N | override_ | (flags & FQDN_E), 255, 255]);
+        };
         let name = match self.domain {
-            Some(domain) => domain.child(self.name?.as_str()).ok()?,
-            None => self.name?.clone().into(),
+            Some(domain) => domain.child(name.as_str()).ok()?,
+            None => name.clone().into(),
         };
         let override_ = if flags & FQDN_S == 0 { FQDN_O } else { 0 };
         let mut out = vec![FQDN_S | override_ | (flags & FQDN_E), 255, 255];
@@ -223,14 +277,18 @@ impl Draft<'_> {
         if message.giaddr != Ipv4Addr::UNSPECIFIED {
             return Destination::Relay(message.giaddr);
         }
-        let station = message.mac().or(from.mac);
-        if message.ciaddr != Ipv4Addr::UNSPECIFIED {
-            return station.map_or(Destination::Broadcast, |mac| {
-                Destination::Client(mac, message.ciaddr)
-            });
-        }
-        match message.mac() {
-            Some(mac) if !message.broadcast => Destination::Client(mac, self.yiaddr),
+        // Who has its address may write from another link, through a router: the frame came from there.
+        let has_address = message.ciaddr != Ipv4Addr::UNSPECIFIED || self.lease.is_none();
+        let (station, broadcast) = match has_address {
+            true => (from.mac.or(message.mac()), false),
+            false => (message.mac(), message.broadcast),
+        };
+        let to = match message.ciaddr {
+            Ipv4Addr::UNSPECIFIED => self.address,
+            ciaddr => ciaddr,
+        };
+        match station {
+            Some(mac) if !broadcast && to != Ipv4Addr::UNSPECIFIED => Destination::Client(mac, to),
             Some(_) | None => Destination::Broadcast,
         }
     }
@@ -248,14 +306,12 @@ const DEFAULTS: &[u8] = &[
 
 /// A refusal: nothing but the server's name and the reason (RFC 2131 table 3), to everybody on the link, since the
 /// client's address is what is wrong (section 4.1); through a relay with the broadcast bit (section 4.3.2).
-pub(super) fn nak(message: &Message<'_>, server: Ipv4Addr, why: &str) -> Reply {
-    let mut options = vec![
+pub(super) fn nak(message: &Message<'_>, us: Us, why: &str) -> Reply {
+    let options = [
         own(code::MESSAGE_TYPE, &[MessageType::Nak.to_wire()]),
-        own(code::SERVER_ID, &server.octets()),
+        own(code::SERVER_ID, &us.id.octets()),
         own(code::MESSAGE, why.as_bytes()),
     ];
-    // RFC 6842: the client's identifier comes back.
-    echo_relay(&mut options, message);
     let relayed = message.giaddr != Ipv4Addr::UNSPECIFIED;
     let head = Head {
         broadcast: message.broadcast || relayed,
@@ -263,27 +319,25 @@ pub(super) fn nak(message: &Message<'_>, server: Ipv4Addr, why: &str) -> Reply {
     };
     Reply {
         kind: MessageType::Nak,
-        from: server,
+        from: us.from,
         to: if relayed {
             Destination::Relay(message.giaddr)
         } else {
             Destination::Broadcast
         },
-        bytes: encode(&head, &options, most(message)),
+        bytes: encode(&head, &options, &echoed(message), most(message)),
     }
 }
 
-/// What every reply ends with: the client's identifier (RFC 6842) and the relay's information, last (RFC 3046
-/// section 2.2).
-fn echo_relay(options: &mut Vec<(u8, Cow<'_, [u8]>)>, message: &Message<'_>) {
-    for echoed in [code::CLIENT_ID, code::RELAY] {
-        if echoed == code::RELAY && message.giaddr == Ipv4Addr::UNSPECIFIED {
-            continue;
-        }
-        if let Some(data) = message.option(echoed) {
-            options.push((echoed, Cow::Owned(data.to_vec())));
-        }
-    }
+/// What every reply ends with: the subnet that the client chose (RFC 3011 section 3), its identifier (RFC 6842
+/// section 3) and the relay's information, last (RFC 3046 section 2.2).
+fn echoed<'a>(message: &'a Message<'_>) -> Vec<(u8, Cow<'a, [u8]>)> {
+    let relayed = message.giaddr != Ipv4Addr::UNSPECIFIED;
+    [code::SUBNET_SELECTION, code::CLIENT_ID, code::RELAY]
+        .into_iter()
+        .filter(|code| *code != code::RELAY || relayed)
+        .filter_map(|code| Some((code, Cow::Borrowed(message.option(code)?))))
+        .collect()
 }
 
 fn head(message: &Message<'_>) -> Head<'static> {
@@ -298,6 +352,7 @@ fn head(message: &Message<'_>) -> Head<'static> {
         giaddr: message.giaddr,
         chaddr: message.chaddr,
         file: &[],
+        sname: &[],
     }
 }
 

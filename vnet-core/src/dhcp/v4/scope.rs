@@ -19,6 +19,8 @@ pub struct Scope {
     pub members: BTreeMap<Mac, Member>,
     /// The domain of the guests' names.
     pub domain: Option<DomainName>,
+    /// Our addresses on the bridge, with their prefixes: of subnets without DHCP too, since a relay writes to any.
+    pub addresses: Vec<Ipv4Net>,
 }
 
 /// DHCP of one subnet.
@@ -38,8 +40,12 @@ pub struct Subnet {
     pub lease_time: LeaseTime,
     /// What clients are told when they ask for it.
     pub options: BTreeMap<u8, Vec<u8>>,
+    /// Which of them also when they do not.
+    pub always: Vec<u8>,
     /// What machines without a system load.
     pub boot: Option<Boot>,
+    /// Relays that the document names.
+    pub relays: Vec<Ipv4Addr>,
 }
 
 /// One port of the network.
@@ -75,6 +81,7 @@ impl Scope {
             subnets: subnets.collect(),
             members: members.collect(),
             domain: network.domain.clone(),
+            addresses: network.subnets4.iter().map(|s| s.address).collect(),
         })
     }
 
@@ -86,7 +93,25 @@ impl Scope {
             subnets: Vec::new(),
             members: BTreeMap::new(),
             domain: None,
+            addresses: Vec::new(),
         }
+    }
+
+    /// Whether an address is one of ours on the bridge.
+    pub(super) fn is_ours(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|net| net.addr() == address)
+    }
+
+    /// Whether a message to this address is one to us: the packet socket also shows what guests send through us to
+    /// servers elsewhere.
+    pub(super) fn is_for_us(&self, to: Ipv4Addr) -> bool {
+        let ours = |net: &Ipv4Net| net.addr() == to || net.broadcast() == to;
+        to.is_broadcast() || self.addresses.iter().any(ours)
+    }
+
+    /// Whether the document names this relay.
+    pub(super) fn is_relay(&self, giaddr: Ipv4Addr) -> bool {
+        self.subnets.iter().any(|s| s.relays.contains(&giaddr))
     }
 
     /// The subnet that an address belongs to, by its place in the list.
@@ -122,17 +147,31 @@ fn subnet(network: &Network, subnet: &Subnet4) -> Option<Subnet> {
     let dhcp = subnet.dhcp.as_ref()?;
     let range = |r: &DhcpRange4| (IpAddr::V4(r.range.start()), IpAddr::V4(r.range.end()));
     let is_special = |r: &&DhcpRange4| r.lease_time.is_some() || !r.options.is_empty();
+    let here = |options: &[DhcpOption]| {
+        let here = options.iter().map(|o| o.clone().here(subnet.gateway()));
+        here.collect::<Vec<_>>()
+    };
+    let mut special: Vec<_> = dhcp.ranges.iter().filter(is_special).cloned().collect();
+    for range in &mut special {
+        range.options = here(&range.options);
+    }
+    let mut hosts = dhcp.hosts.clone();
+    for host in &mut hosts {
+        host.options = here(&host.options);
+    }
     let mut options = defaults(network, subnet);
-    options.extend(by_code(&dhcp.options));
+    options.extend(by_code(&here(&dhcp.options)));
     Some(Subnet {
         prefix: subnet.prefix(),
         gateway: subnet.gateway(),
         ranges: dhcp.ranges.iter().map(range).collect(),
-        special: dhcp.ranges.iter().filter(is_special).cloned().collect(),
-        hosts: dhcp.hosts.clone(),
+        special,
+        hosts,
         lease_time: dhcp.lease_time,
         options,
+        always: dhcp.always.clone(),
         boot: dhcp.boot.clone(),
+        relays: dhcp.relays.clone(),
     })
 }
 

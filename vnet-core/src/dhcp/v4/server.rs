@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::identity::{Directory, Guest};
 
-use super::reply::{Draft, nak};
+use super::reply::{Draft, Us, nak};
 use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code};
 use crate::dhcp::Share;
 use crate::dhcp::limit::{MOST_PER_SOURCE, Rates, Refused};
@@ -93,7 +93,10 @@ impl Server {
     pub fn conflict(&mut self, now: Time, address: Ipv4Addr, by: Mac) -> Verdict {
         self.expire(now);
         let offered_to_another = match self.book.slot(IpAddr::V4(address)) {
-            Some(Slot::Offered(offer)) => offer.client != crate::lease::Client::Mac(by),
+            // The client may answer for it already: a station that is known by its identifier has a MAC all the same.
+            Some(Slot::Offered(offer)) => {
+                offer.client != crate::lease::Client::Mac(by) && offer.via != Some(by)
+            }
             Some(Slot::Held(_) | Slot::Lapsed(_) | Slot::Quarantined(_)) | None => false,
         };
         if !offered_to_another {
@@ -128,6 +131,15 @@ impl Server {
             lease,
         });
         self.ended.extend(ended);
+    }
+
+    /// What is to leave the disk because too much had lapsed since.
+    pub fn take_forgotten(&mut self) -> Vec<Change> {
+        let network = self.scope.network.clone();
+        let forgotten = self.book.take_forgotten().into_iter();
+        forgotten
+            .map(|address| Change::Delete(network.clone(), address))
+            .collect()
     }
 
     /// What ended by itself. It was on disk already: a lease's end is written with it.
@@ -168,9 +180,13 @@ impl Server {
         from: &Sender,
         message: &Message<'_>,
     ) -> Result<Verdict, Reason> {
+        if from.to.is_some_and(|to| !self.scope.is_for_us(to)) {
+            return Err(Reason::NotForUs);
+        }
         let relayed = message.giaddr != Ipv4Addr::UNSPECIFIED;
+        // Anybody can play relay: only one that the document names speaks for more than one station.
         if let Some(source) = from.mac
-            && !relayed
+            && !self.scope.is_relay(message.giaddr)
             && !self.rates.admits(source, now)
         {
             return Err(Reason::RateLimit);
@@ -208,10 +224,10 @@ impl Server {
         let is_held = matches!(ours, Some(Slot::Held(_)));
         let is_offered = matches!(ours, Some(Slot::Offered(_)));
         if !is_held {
-            let via = source_of(from, message);
             let until = now.plus_secs(OFFER_SECONDS);
+            let client = guest.client.clone();
             self.book
-                .offer(IpAddr::V4(address), guest.client.clone(), via, until);
+                .offer(IpAddr::V4(address), client, guest.source, until);
         }
         let reply = self.draft(MessageType::Offer, message, from, guest, (subnet, address));
         // Proven free: a port's own address, one that the client holds, one asked about already; beyond a relay
@@ -234,12 +250,9 @@ impl Server {
         message: &Message<'_>,
         guest: &Guest,
     ) -> Result<Verdict, Reason> {
-        let selecting = message.address(code::SERVER_ID);
-        if let Some(chosen) = selecting
-            && !self.scope.subnets.iter().any(|s| s.gateway == chosen)
-        {
+        if let Err(other) = self.is_our_client(message) {
             self.withdraw_offers(guest);
-            return Err(Reason::OtherServer);
+            return Err(other);
         }
         let address = if message.ciaddr == Ipv4Addr::UNSPECIFIED {
             message.address(code::REQUESTED_ADDRESS)
@@ -248,9 +261,33 @@ impl Server {
         };
         let address = address.ok_or(Reason::Incomplete)?;
         match self.may_have(message, guest, address) {
-            Ok(subnet) => Ok(self.grant(now, from, message, guest, (subnet, address))),
+            Ok(subnet) => {
+                self.is_within_share(guest, address)?;
+                Ok(self.grant(now, from, message, guest, (subnet, address)))
+            }
             // We are the only authority on the link, so a client with a wrong address is told at once, known or not.
-            Err(why) => Ok(Verdict::Reply(nak(message, self.server_id(message)?, why))),
+            Err(why) => {
+                let at = self.subnets_for(message);
+                let at = at.first().ok_or(Reason::NoSubnet)?;
+                Ok(Verdict::Reply(nak(
+                    message,
+                    self.us(message, from, *at),
+                    why,
+                )))
+            }
+        }
+    }
+
+    /// Whether the message names us as the server it is for, or nobody.
+    fn is_our_client(&self, message: &Message<'_>) -> Result<(), Reason> {
+        match message.address(code::SERVER_ID) {
+            Some(chosen) => {
+                // RFC 5107 section 4: the relay stands for us.
+                let override_ = message.agent_address(code::agent::SERVER_ID);
+                let is_ours = self.scope.is_ours(chosen) || override_ == Some(chosen);
+                is_ours.then_some(()).ok_or(Reason::OtherServer)
+            }
+            None => Ok(()),
         }
     }
 
@@ -265,6 +302,7 @@ impl Server {
         let address = message
             .address(code::REQUESTED_ADDRESS)
             .ok_or(Reason::Incomplete)?;
+        self.is_our_client(message)?;
         if !self.is_theirs(address, guest) {
             return Err(Reason::NoLease);
         }
@@ -298,6 +336,7 @@ impl Server {
         message: &Message<'_>,
         guest: &Guest,
     ) -> Result<Verdict, Reason> {
+        self.is_our_client(message)?;
         if !self.is_theirs(message.ciaddr, guest) {
             return Err(Reason::NoLease);
         }
@@ -320,17 +359,25 @@ impl Server {
         message: &Message<'_>,
         guest: &Guest,
     ) -> Result<Verdict, Reason> {
+        // It must say its address, and some leave that to the packet.
+        let address = match message.ciaddr {
+            Ipv4Addr::UNSPECIFIED if message.giaddr == Ipv4Addr::UNSPECIFIED => {
+                from.ip.unwrap_or(Ipv4Addr::UNSPECIFIED)
+            }
+            said => said,
+        };
         let at = self
             .scope
-            .subnet_of(message.ciaddr)
+            .subnet_of(address)
             .or_else(|| self.subnets_for(message).first().copied())
             .ok_or(Reason::NoSubnet)?;
-        let name = self.name_for(guest, at, message.ciaddr);
+        let name = self.name_for(guest, at, address);
         let draft = Draft {
             kind: MessageType::Ack,
+            us: self.us(message, from, at),
             subnet: &self.scope.subnets[at],
             host: self.directory.host(&self.scope, at, guest),
-            yiaddr: Ipv4Addr::UNSPECIFIED,
+            address,
             lease: None,
             name: name.as_ref(),
             domain: self.scope.domain.as_ref(),
@@ -339,124 +386,7 @@ impl Server {
         Ok(Verdict::Reply(draft.reply(message, from)))
     }
 
-    /// Writes the lease into the book; the reply waits for the disk.
-    fn grant(
-        &mut self,
-        now: Time,
-        from: &Sender,
-        message: &Message<'_>,
-        guest: &Guest,
-        (subnet, address): (usize, Ipv4Addr),
-    ) -> Verdict {
-        let seconds = self.lease_seconds(message, guest, (subnet, address));
-        let mut record = self.record(now, message, guest, address, seconds);
-        record.hostname = self.name_for(guest, subnet, address);
-        record.via = source_of(from, message).filter(|via| Some(*via) != record.mac);
-        let mut kind = LeaseKind::Granted;
-        if let Some(Slot::Held(old)) = self.book.slot(record.address)
-            && old.client == record.client
-        {
-            record.granted = old.granted;
-            // A client that says no name this time keeps the one it has.
-            if guest.said.is_none() {
-                record.hostname = record.hostname.take().or_else(|| old.hostname.clone());
-            }
-            kind = LeaseKind::Renewed;
-        }
-        let (mut records, mut events) = self.give_up_others(now, message, guest, address);
-        self.book.grant(record.clone());
-        let reply = self.draft(MessageType::Ack, message, from, guest, (subnet, address));
-        records.push(Change::Put(record.clone()));
-        events.push(LeaseEvent {
-            kind,
-            lease: record,
-        });
-        Verdict::Commit {
-            records,
-            events,
-            then: Some(reply),
-        }
-    }
-
-    /// A client has one address of a link: what else it held or was offered there is free again.
-    fn give_up_others(
-        &mut self,
-        now: Time,
-        message: &Message<'_>,
-        guest: &Guest,
-        keep: Ipv4Addr,
-    ) -> (Vec<Change>, Vec<LeaseEvent>) {
-        let (mut changes, mut events) = (Vec::new(), Vec::new());
-        let link = self.subnets_for(message);
-        let others: Vec<IpAddr> = self.book.addresses_of(&guest.client).to_vec();
-        for other in others.into_iter().filter(|a| *a != IpAddr::V4(keep)) {
-            let IpAddr::V4(v4) = other else { continue };
-            if self.scope.subnet_of(v4).is_some_and(|s| !link.contains(&s)) {
-                continue;
-            }
-            self.book.withdraw(other);
-            let was_held = matches!(self.book.slot(other), Some(Slot::Held(_)));
-            let Some(mut lease) = self.book.forget(other) else {
-                continue;
-            };
-            changes.push(Change::Delete(lease.network.clone(), other));
-            if was_held {
-                lease.state = LeaseState::Released;
-                lease.expires = now;
-                events.push(LeaseEvent {
-                    kind: LeaseKind::Released,
-                    lease,
-                });
-            }
-        }
-        (changes, events)
-    }
-
-    fn withdraw_offers(&mut self, guest: &Guest) {
-        for address in self.book.addresses_of(&guest.client).to_vec() {
-            self.book.withdraw(address);
-        }
-    }
-
-    fn quarantine(&mut self, record: LeaseRecord) -> Verdict {
-        self.book.quarantine(record.clone());
-        Verdict::Commit {
-            records: vec![Change::Put(record.clone())],
-            events: vec![LeaseEvent {
-                kind: LeaseKind::Declined,
-                lease: record,
-            }],
-            then: None,
-        }
-    }
-
-    fn record(
-        &self,
-        now: Time,
-        message: &Message<'_>,
-        guest: &Guest,
-        address: Ipv4Addr,
-        seconds: u32,
-    ) -> LeaseRecord {
-        LeaseRecord {
-            network: self.scope.network.clone(),
-            address: IpAddr::V4(address),
-            state: LeaseState::Held,
-            client: guest.client.clone(),
-            mac: message.mac(),
-            client_id: guest.client_id.clone(),
-            via: guest.via,
-            hostname: None,
-            granted: now,
-            expires: if seconds == u32::MAX {
-                Time::NEVER
-            } else {
-                now.plus_secs(u64::from(seconds))
-            },
-        }
-    }
-
-    fn draft(
+    pub(super) fn draft(
         &self,
         kind: MessageType,
         message: &Message<'_>,
@@ -467,9 +397,10 @@ impl Server {
         let name = self.name_for(guest, subnet, address);
         let draft = Draft {
             kind,
+            us: self.us(message, from, subnet),
             subnet: &self.scope.subnets[subnet],
             host: self.directory.host(&self.scope, subnet, guest),
-            yiaddr: address,
+            address,
             lease: Some(self.lease_seconds(message, guest, (subnet, address))),
             name: name.as_ref(),
             domain: self.scope.domain.as_ref(),
@@ -479,7 +410,7 @@ impl Server {
     }
 
     /// What the reservation, the range or the subnet says; a client may ask for less.
-    fn lease_seconds(
+    pub(super) fn lease_seconds(
         &self,
         message: &Message<'_>,
         guest: &Guest,
@@ -500,7 +431,12 @@ impl Server {
     }
 
     /// A port's name, a reservation's, or what the client says, unless that is somebody else's.
-    fn name_for(&self, guest: &Guest, subnet: usize, address: Ipv4Addr) -> Option<PortName> {
+    pub(super) fn name_for(
+        &self,
+        guest: &Guest,
+        subnet: usize,
+        address: Ipv4Addr,
+    ) -> Option<PortName> {
         if let Some(member) = guest.mac.and_then(|mac| self.scope.members.get(&mac)) {
             return Some(member.name.clone());
         }
@@ -514,16 +450,22 @@ impl Server {
         (free && !self.directory.is_anothers(&said, guest)).then_some(said)
     }
 
-    /// By which of our addresses we refuse.
-    fn server_id(&self, message: &Message<'_>) -> Result<Ipv4Addr, Reason> {
-        let at = self.subnets_for(message);
-        let at = at.first().ok_or(Reason::NoSubnet)?;
-        Ok(self.scope.subnets[*at].gateway)
+    /// The address that we answer from: the one that was written to, since whoever wrote (a relay, a client that renews
+    /// through a router) has a way to it; else the gateway of the client's subnet. It is also who we are, unless the
+    /// relay wants all of the client's messages (RFC 5107).
+    fn us(&self, message: &Message<'_>, from: &Sender, subnet: usize) -> Us {
+        let written_to = from.to.filter(|to| self.scope.is_ours(*to));
+        let ours = written_to.unwrap_or(self.scope.subnets[subnet].gateway);
+        let override_ = message.agent_address(code::agent::SERVER_ID);
+        Us {
+            from: ours,
+            id: override_.unwrap_or(ours),
+        }
     }
 
     /// Whether clients behind this source already hold all that they may.
     pub(super) fn is_source_full(&self, guest: &Guest) -> bool {
-        let source = guest.via.or(guest.mac);
+        let source = guest.source.or(guest.mac);
         source.is_some_and(|mac| self.book.count_via(mac) >= MOST_PER_SOURCE)
     }
 }
@@ -535,6 +477,7 @@ const fn refused(reason: Reason) -> Option<Refused> {
         Reason::SourceLimit => Some(Refused::Pool),
         Reason::ForgedSource | Reason::ForgedRelay => Some(Refused::Forged),
         Reason::Malformed
+        | Reason::NotForUs
         | Reason::NotForServers
         | Reason::NoIdentity
         | Reason::NoSubnet
@@ -543,10 +486,4 @@ const fn refused(reason: Reason) -> Option<Refused> {
         | Reason::NoLease
         | Reason::Incomplete => None,
     }
-}
-
-/// The Ethernet source that an address counts against: nobody's, if a relay speaks.
-fn source_of(from: &Sender, message: &Message<'_>) -> Option<Mac> {
-    let relayed = message.giaddr != Ipv4Addr::UNSPECIFIED;
-    from.mac.filter(|_| !relayed)
 }

@@ -7,7 +7,7 @@ use super::reply::Draft;
 use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code};
 use crate::dhcp::Share;
 use crate::dhcp::limit::{MOST_PER_SOURCE, Rates, Refused};
-use crate::lease::{Book, Client, LeaseEvent, LeaseKind, LeaseRecord, Time};
+use crate::lease::{Book, Change, Client, LeaseEvent, LeaseKind, LeaseRecord, Time};
 use crate::types::{Mac, PortName};
 
 /// How long an offered address is kept for its client.
@@ -113,6 +113,15 @@ impl Server {
             lease,
         });
         self.ended.extend(ended);
+    }
+
+    /// What is to leave the disk because too much had lapsed since.
+    pub fn take_forgotten(&mut self) -> Vec<Change> {
+        let network = self.scope.network.clone();
+        let forgotten = self.book.take_forgotten().into_iter();
+        forgotten
+            .map(|address| Change::Delete(network.clone(), address))
+            .collect()
     }
 
     /// What ended by itself. It was on disk already: a lease's end is written with it.

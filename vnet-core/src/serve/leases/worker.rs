@@ -263,6 +263,10 @@ impl Worker {
             {
                 network.dhcp6.expire(now, turn);
             }
+            let forgotten = network.dhcp4.server.take_forgotten();
+            turn.promise(forgotten, Vec::new(), None);
+            let forgotten = network.dhcp6.server.take_forgotten();
+            turn.promise(forgotten, Vec::new(), None);
             network.ra.poll(now);
         }
         if self.look_again <= now {
