@@ -117,6 +117,9 @@ pub struct DnsDoc {
     /// Whether upstreams may not name private addresses (no when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebind_protection: Option<bool>,
+    /// Whether upstreams may be asked for the names of private addresses that are not ours (no when left out).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_reverse: Option<bool>,
     /// What is done about DNSSEC signatures: `off` (they pass untouched; when left out) or `validate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dnssec: Option<String>,

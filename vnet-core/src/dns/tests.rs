@@ -560,7 +560,8 @@ fn views() {
         "nat is not reached from outside"
     );
     assert!(
-        host.ask("alone", "web.open.test. A").starts_with("Refused"),
+        host.ask("alone", "web.open.test. A")
+            .starts_with("NXDomain"),
         "isolated looks nowhere"
     );
     assert!(host.ask("alone", "web. A").contains("10.94.3.9"));
@@ -570,7 +571,11 @@ fn views() {
         host.ask("open", "62.2.94.10.in-addr.arpa. PTR")
             .starts_with("NXDomain")
     );
-    assert_eq!(host.ask("lab", "77.2.94.10.in-addr.arpa. PTR"), "later");
+    assert!(
+        host.ask("lab", "77.2.94.10.in-addr.arpa. PTR")
+            .contains(" 10.in-addr.arpa. 5 SOA"),
+        "nobody else is asked about private addresses"
+    );
 }
 
 fn targets(addresses: &[SocketAddr]) -> Vec<Target> {

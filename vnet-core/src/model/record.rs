@@ -61,6 +61,17 @@ impl RecordName {
     }
 }
 
+impl RecordName {
+    /// The whole name, as text.
+    #[must_use]
+    pub fn in_domain(&self, domain: Option<&DomainName>) -> String {
+        match domain.filter(|_| self.is_relative()) {
+            Some(domain) => format!("{self}.{domain}"),
+            None => self.to_string(),
+        }
+    }
+}
+
 /// Every type that a document may give: its name, its number, and which word of the value is a host's name.
 const TYPES: [(&str, RecordType, Option<usize>); 12] = [
     ("A", RecordType::A, None),
