@@ -111,7 +111,7 @@ fn dns(dns: &Dns) -> DnsDoc {
             .iter()
             .map(|r| RecordDoc {
                 name: r.name.to_string(),
-                r#type: r.data.kind().to_owned(),
+                r#type: r.data.kind(),
                 value: r.data.value().to_owned(),
             })
             .collect(),

@@ -144,7 +144,7 @@ pub struct DnsDoc {
 pub struct RecordDoc {
     /// `_http._tcp` or `*.apps` (in the network's domain), or a whole name.
     pub name: String,
-    /// `SRV`, `TXT`, `CNAME`, `MX`, `CAA`, `HTTPS`, ...
+    /// `SRV`, `TXT`, `CNAME`, `MX`, `CAA`, `HTTPS`, `PTR`, ... or a number: `TYPE65280`.
     pub r#type: String,
     /// As in a zone file: `0 5 80 web`.
     pub value: String,
