@@ -5,7 +5,7 @@
 //! toml ... end                             the networks (again: the networks after a change)
 //! host box                                 the host's own name (before the networks)
 //! resolvers 192.0.2.1                      whom the host asks
-//! link corp.example 192.0.2.7              whom it asks about names under a domain
+//! link corp.example 192.0.2.7              whom it asks about names under a domain (alone: nobody any more)
 //! lease lab mail 10.94.1.77 [owner|gone]   a name that a lease gives or takes
 //! relearn lab mail 10.94.1.77 ...          all names that its leases give now
 //! + 60                                     so many seconds pass
@@ -139,8 +139,13 @@ impl Case {
                     self.follow()
                 }
                 Some("link") => {
-                    let to = words[2..].iter().copied().map(target).collect();
-                    self.links.push((words[1].to_owned(), to));
+                    match words.get(1) {
+                        Some(domain) => {
+                            let to = words[2..].iter().copied().map(target).collect();
+                            self.links.push(((*domain).to_owned(), to));
+                        }
+                        None => self.links.clear(),
+                    }
                     self.follow()
                 }
                 Some("lease") => self.lease(&words),
