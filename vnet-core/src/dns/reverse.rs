@@ -1,8 +1,6 @@
 //! Names of addresses: `in-addr.arpa` (RFC 1035 section 3.5) and `ip6.arpa` (RFC 3596 section 2.5).
 
-#[cfg(test)]
-use std::net::IpAddr;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 #[cfg(test)]
 use super::wire::NameBuf;
@@ -44,6 +42,13 @@ pub(super) fn closest(name: &[u8]) -> Option<(IpNet, usize)> {
         rest = parent(part);
     }
     None
+}
+
+/// The address whose whole name this is.
+pub(super) fn address_of(name: &[u8]) -> Option<IpAddr> {
+    let (part, offset) = closest(name)?;
+    let whole = offset == 0 && part.prefix_len() == part.max_prefix_len();
+    whole.then(|| part.addr())
 }
 
 /// The last labels of a name, or all of it.

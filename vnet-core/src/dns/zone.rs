@@ -4,8 +4,8 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::LOCAL_TTL;
 use super::wire::{NameBuf, is_under, parent, rtype};
+use super::{LOCAL_TTL, reverse};
 use crate::model::{Dns, Dnssec, Forward, Network, RaMode, TrustAnchor, Upstream, World};
 use crate::types::{DomainName, IpNet, Mac, NetworkName};
 
@@ -341,16 +341,28 @@ impl Zone {
                 .stays = true;
         }
         let names: Vec<Vec<u8>> = self.nodes.keys().map(|n| n.as_bytes().to_vec()).collect();
-        for name in names
-            .iter()
-            .filter(|n| apex.len() > 1 && is_under(n, &apex))
-        {
+        for name in &names {
+            let Some(zone) = self.head(name) else {
+                continue;
+            };
             let mut up = parent(name);
-            while let Some(ancestor) = up.filter(|a| a.len() > apex.len()) {
+            while let Some(ancestor) = up.filter(|a| a.len() > zone) {
                 let node = self.nodes.entry(WireName(ancestor.into())).or_default();
                 node.stays = true;
                 up = parent(ancestor);
             }
         }
+    }
+
+    /// The length of the zone of ours that a name lies in: the domain, or that of a subnet's addresses.
+    pub(super) fn head(&self, name: &[u8]) -> Option<usize> {
+        let apex = self.apex.as_bytes();
+        if apex.len() > 1 && is_under(name, apex) {
+            return Some(apex.len());
+        }
+        let (part, _) = reverse::closest(name)?;
+        let mut subnets = self.subnets.iter();
+        let subnet = subnets.find(|s| s.contains(&part.network()))?;
+        Some(reverse::suffix(name, reverse::zone_labels(subnet) + 2).len())
     }
 }

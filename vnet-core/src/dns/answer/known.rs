@@ -60,14 +60,13 @@ impl<'a> Authority<'a> {
         &name[name.len().saturating_sub(self.length)..]
     }
 
-    /// Of a name that a network's zone has: the network's domain; the root for plain names; for one of a foreign domain
+    /// Of a name that a network's zone has: its domain, or that of its addresses; the root for plain names; for one of a foreign domain
     /// the name is a zone by itself.
     fn of(zone: &'a Zone, name: &[u8]) -> Self {
-        let apex = zone.apex.as_bytes();
-        let length = match apex.len() > 1 && is_under(name, apex) {
-            true => apex.len(),
-            false if is_plain(name) => 1,
-            false => name.len(),
+        let length = match zone.head(name) {
+            Some(length) => length,
+            None if is_plain(name) => 1,
+            None => name.len(),
         };
         let primary = Primary::Gateway(zone);
         Self { length, primary }
@@ -180,6 +179,13 @@ impl<'a> Page<'a> {
             Some(node) => node,
             None => self.plain(name)?,
         };
+        // What the document says of an address's name hides no guest's.
+        if matches!(self.query.rtype, rtype::PTR | rtype::ANY)
+            && node.records.iter().all(|r| r.rtype != rtype::PTR)
+            && reverse::address_of(name).is_some_and(|a| zone.addresses.contains_key(&a))
+        {
+            return None;
+        }
         let authority = Authority::of(zone, name);
         Some(Entry::some(name, Data::Node(node), authority))
     }
