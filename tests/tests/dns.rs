@@ -308,14 +308,14 @@ fn networks_see_what_packets_may_reach() -> anyhow::Result<()> {
         name = "routed"
         domain.name = "routed.test"
         forward.mode = "routed"
-        subnet = [{ address = "10.94.2.1/24" }]
-        dns.host = [{ ip = "10.94.2.9", names = ["web"] }]
+        subnet = [{ address = "10.94.2.1/24" }, { address = "fd94:2::1/64" }]
+        dns.host = [{ ip = "10.94.2.9", names = ["web"] }, { ip = "fd94:2::9", names = ["web"] }]
         [[network]]
         name = "alone"
         domain.name = "alone.test"
         forward.mode = "isolated"
-        subnet = [{ address = "10.94.3.1/24" }]
-        dns.host = [{ ip = "10.94.3.9", names = ["web"] }]
+        subnet = [{ address = "10.94.3.1/24" }, { address = "fd94:3::1/64" }]
+        dns.host = [{ ip = "10.94.3.9", names = ["web"] }, { ip = "fd94:3::9", names = ["web"] }]
         "#,
     )?;
     let nat = host.guest("br1", "gnat", "10.94.1.50/24")?;
@@ -324,8 +324,12 @@ fn networks_see_what_packets_may_reach() -> anyhow::Result<()> {
     let said = |guest, args: &str| anyhow::Ok(status(&dig(guest, args)?).to_owned());
     assert_eq!(short(&nat, "@10.94.1.1 web.routed.test")?, "10.94.2.9");
     assert_eq!(short(&nat, "@10.94.1.1 -x 10.94.2.9")?, "web.routed.test.");
+    assert_eq!(short(&nat, "@10.94.1.1 -x fd94:2::9")?, "web.routed.test.");
     assert_eq!(said(&nat, "@10.94.1.1 web.alone.test")?, "NXDOMAIN");
     assert_eq!(said(&nat, "@10.94.1.1 -x 10.94.3.9")?, "NXDOMAIN");
+    let hidden = dig(&nat, "@10.94.1.1 -x fd94:3::9")?;
+    assert_eq!(status(&hidden), "NXDOMAIN");
+    assert!(!hidden.contains("alone.test"), "not even a hint: {hidden}");
     assert_eq!(said(&routed, "@10.94.2.1 web.nat.test")?, "NXDOMAIN");
     assert_eq!(said(&alone, "@10.94.3.1 web.routed.test")?, "NXDOMAIN");
     assert_eq!(short(&alone, "@10.94.3.1 web")?, "10.94.3.9");
