@@ -1,8 +1,8 @@
 //! The network that is there after `netd` starts for the first time, seen from its guests.
 
 use anyhow::Context as _;
-use tests::world::{GATEWAY, HOST, WWW, fetch};
-use tests::{Machine, Netd, Ns, World, tool};
+use tests::world::{GATEWAY, HOST, WWW, fetch, finds};
+use tests::{Machine, Netd, Ns, Udhcpc, World, tool};
 
 const TOOLS: [&str; 6] = ["nft", "busybox", "dig", "curl", "ping", "dnsmasq"];
 
@@ -58,7 +58,9 @@ fn a_guest_has_everything() -> anyhow::Result<()> {
     alice.finds("192.168.122.1", &["+tcp", "www.example.org"], WWW)?;
     alice.finds("192.168.122.1", &["bob"], &bobs)?;
     let name = alice.dig("192.168.122.1", &["-x", &bobs])?;
-    assert!(name.starts_with("bob"), "PTR of bob: {name:?}");
+    assert_eq!(name.trim(), "bob.default.internal.", "PTR of bob");
+    alice.finds("192.168.122.1", &["bob.default.internal"], &bobs)?;
+    assert_eq!(lease.get("domain"), "default.internal");
 
     // Nothing but replies comes in: the internet has a route to the guests here, and still does not reach them.
     world
@@ -71,6 +73,33 @@ fn a_guest_has_everything() -> anyhow::Result<()> {
             .success(),
         "outside to guest"
     );
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_renames_itself_is_found_by_its_new_name_only() -> anyhow::Result<()> {
+    if !tool::ready(
+        "default_network::a_guest_that_renames_itself_is_found_by_its_new_name_only",
+        &TOOLS,
+    ) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let _netd = Netd::start(&world.host)?;
+    // Not a port: a port's guest bears the port's name.
+    let guest = Ns::new("stray")?;
+    world.host.link("vstray", &guest, "eth0")?;
+    world.host.ip("link set vstray master virbr0")?;
+    let lease = Udhcpc::on(&guest, "eth0")?
+        .hostname("caterpillar")
+        .lease()?;
+    let (address, at) = (lease.ip.to_string(), "192.168.122.1");
+    finds(&guest, at, &["caterpillar"], &address)?;
+    let again = Udhcpc::on(&guest, "eth0")?.hostname("butterfly").lease()?;
+    assert_eq!(again.ip, lease.ip, "the same lease");
+    finds(&guest, at, &["butterfly"], &address)?;
+    finds(&guest, at, &["caterpillar"], "")?;
+    finds(&guest, at, &["-x", &address], "butterfly.default.internal.")?;
     Ok(())
 }
 

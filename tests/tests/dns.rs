@@ -19,9 +19,20 @@ ip = "10.94.1.9"
 name = "web"
 [[subnet]]
 address = "fd94:1::1/64"
-[[dns.host]]
-ip = "10.94.1.200"
-names = ["printer", "paper.example.com"]
+[dns]
+host = [{ ip = "10.94.1.200", names = ["printer", "paper.example.com"] }]
+record = [
+  { name = "web", type = "CAA", value = "0 issue ca.example" },
+  { name = "web", type = "SSHFP", value = "2 1 123456789abcdef67890123456789abcdef67890" },
+  { name = "_http._tcp", type = "SRV", value = "0 5 80 web" },
+  { name = "_foo._tcp", type = "SVCB", value = "1 web port=8080" },
+  { name = "shop", type = "HTTPS", value = "1 web alpn=h2" },
+  { name = "lab.test", type = "MX", value = "10 web" },
+  { name = "text", type = "TXT", value = "one two" },
+  { name = "*.apps", type = "A", value = "10.94.1.7" },
+  { name = "ftp", type = "CNAME", value = "web" },
+  { name = "cdn", type = "CNAME", value = "out.example." },
+]
 "#;
 
 fn ready(test: &str) -> bool {
@@ -78,6 +89,38 @@ fn a_guest_resolves_its_own_network() -> anyhow::Result<()> {
     );
     // The host itself, though the socket is bound to the bridge.
     assert_eq!(short(&host.ns, &format!("{at} web.lab.test"))?, "10.94.1.9");
+    Ok(())
+}
+
+#[test]
+fn records_of_every_kind() -> anyhow::Result<()> {
+    if !ready("records_of_every_kind") {
+        return Ok(());
+    }
+    let (_host, _upstream, guest) = forwarding(&["--host-record=out.example,192.0.2.80"])?;
+    for (question, answer) in [
+        ("web.lab.test CAA", "0 issue \"ca.example\""),
+        (
+            "web.lab.test SSHFP",
+            "2 1 123456789ABCDEF67890123456789ABCDEF67890",
+        ),
+        ("web.lab.test A", "10.94.1.9"),
+        ("_http._tcp.lab.test SRV", "0 5 80 web.lab.test."),
+        ("_foo._tcp.lab.test SVCB", "1 web.lab.test. port=8080"),
+        ("shop.lab.test HTTPS", "1 web.lab.test. alpn=\"h2\""),
+        ("lab.test MX", "10 web.lab.test."),
+        ("text.lab.test TXT", "\"one two\""),
+        ("any.apps.lab.test A", "10.94.1.7"),
+        ("ftp.lab.test A", "web.lab.test.\n10.94.1.9"),
+        ("cdn.lab.test A", "out.example.\n192.0.2.80"),
+        ("cdn A", "out.example.\n192.0.2.80"),
+    ] {
+        assert_eq!(
+            short(&guest, &format!("{AT} {question}"))?,
+            answer,
+            "{question}"
+        );
+    }
     Ok(())
 }
 
@@ -156,13 +199,12 @@ fn large_answers_go_over_tcp() -> anyhow::Result<()> {
         whole.contains(&long[11]),
         "dig comes again over TCP: {whole}"
     );
+    // RFC 7766 section 6.2.1: several questions over one connection.
     let kdig = guest.sh(&format!(
-        "kdig +tcp {AT} web.lab.test big.example TXT +keepopen"
+        "kdig +tcp +keepopen {AT} -q web.lab.test -t A -q big.example -t TXT"
     ))?;
-    assert!(
-        kdig.contains("10.94.1.9") || kdig.contains(&long[3]),
-        "{kdig}"
-    );
+    assert!(kdig.contains("10.94.1.9"), "ours: {kdig}");
+    assert!(kdig.contains(&long[3]), "others': {kdig}");
     Ok(())
 }
 
@@ -266,14 +308,14 @@ fn networks_see_what_packets_may_reach() -> anyhow::Result<()> {
         name = "routed"
         domain.name = "routed.test"
         forward.mode = "routed"
-        subnet = [{ address = "10.94.2.1/24" }]
-        dns.host = [{ ip = "10.94.2.9", names = ["web"] }]
+        subnet = [{ address = "10.94.2.1/24" }, { address = "fd94:2::1/64" }]
+        dns.host = [{ ip = "10.94.2.9", names = ["web"] }, { ip = "fd94:2::9", names = ["web"] }]
         [[network]]
         name = "alone"
         domain.name = "alone.test"
         forward.mode = "isolated"
-        subnet = [{ address = "10.94.3.1/24" }]
-        dns.host = [{ ip = "10.94.3.9", names = ["web"] }]
+        subnet = [{ address = "10.94.3.1/24" }, { address = "fd94:3::1/64" }]
+        dns.host = [{ ip = "10.94.3.9", names = ["web"] }, { ip = "fd94:3::9", names = ["web"] }]
         "#,
     )?;
     let nat = host.guest("br1", "gnat", "10.94.1.50/24")?;
@@ -282,8 +324,12 @@ fn networks_see_what_packets_may_reach() -> anyhow::Result<()> {
     let said = |guest, args: &str| anyhow::Ok(status(&dig(guest, args)?).to_owned());
     assert_eq!(short(&nat, "@10.94.1.1 web.routed.test")?, "10.94.2.9");
     assert_eq!(short(&nat, "@10.94.1.1 -x 10.94.2.9")?, "web.routed.test.");
+    assert_eq!(short(&nat, "@10.94.1.1 -x fd94:2::9")?, "web.routed.test.");
     assert_eq!(said(&nat, "@10.94.1.1 web.alone.test")?, "NXDOMAIN");
     assert_eq!(said(&nat, "@10.94.1.1 -x 10.94.3.9")?, "NXDOMAIN");
+    let hidden = dig(&nat, "@10.94.1.1 -x fd94:3::9")?;
+    assert_eq!(status(&hidden), "NXDOMAIN");
+    assert!(!hidden.contains("alone.test"), "not even a hint: {hidden}");
     assert_eq!(said(&routed, "@10.94.2.1 web.nat.test")?, "NXDOMAIN");
     assert_eq!(said(&alone, "@10.94.3.1 web.routed.test")?, "NXDOMAIN");
     assert_eq!(short(&alone, "@10.94.3.1 web")?, "10.94.3.9");

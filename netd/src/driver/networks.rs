@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use vnet_core::config::native::NetworkDoc;
+use vnet_core::config::native::{DomainDoc, NetworkDoc};
 use vnet_core::model::{Network, Subnet4, World};
 use vnet_core::plan::Scope;
 use vnet_core::store::{Op, Table};
@@ -326,6 +326,11 @@ impl Driver {
         if self.world.networks.is_empty() {
             let doc = NetworkDoc {
                 name: "default".to_owned(),
+                // By a domain the host resolves guests too. `.internal` is for private use (ICANN, July 2024).
+                domain: Some(DomainDoc {
+                    name: "default.internal".to_owned(),
+                    local_only: None,
+                }),
                 ..NetworkDoc::default()
             };
             let request = ApplyRequest {

@@ -182,21 +182,36 @@ impl Driver {
     }
 
     fn name(&self, lease: &Lease, change: Change) {
-        let Some(name) = lease.hostname.clone() else {
-            return;
-        };
+        if let Some(news) = self.name_change(lease, change) {
+            self.tools.dns.names(lease.network.clone(), vec![news]);
+        }
+    }
+
+    fn name_change(&self, lease: &Lease, change: Change) -> Option<NameChange> {
+        let name = lease.hostname.clone()?;
         let mut ports = self.world.ports_of(&lease.network);
         let owner = ports.any(|p| Some(p.mac) == lease.mac && p.key.name == name);
         let change = match change {
             Change::Added if owner => Change::AddedByOwner,
             Change::Added | Change::AddedByOwner | Change::Removed => change,
         };
-        let news = NameChange {
+        Some(NameChange {
             name,
             address: lease.address,
             change,
-        };
-        self.tools.dns.names(lease.network.clone(), vec![news]);
+        })
+    }
+
+    /// Makes DNS know the names of all leases and of no others.
+    async fn relearn_names(&mut self) {
+        let networks: Vec<NetworkName> = self.world.active.iter().cloned().collect();
+        let leases = self.tools.leases.list().await;
+        for network in &networks {
+            let of_it = leases.iter().filter(|lease| lease.network == *network);
+            let names = of_it.filter_map(|lease| self.name_change(lease, Change::Added));
+            self.tools.dns.relearn(network.clone(), names.collect());
+        }
+        self.recall(&networks);
     }
 
     /// Ends the services of networks that are about to stop.
@@ -226,11 +241,8 @@ impl Driver {
     pub(super) async fn lease_event(&mut self, news: Result<News, RecvError>) {
         match news {
             Ok(news) => news.iter().for_each(|event| self.one_lease_event(event)),
-            // Names may have been missed: teach all of them again.
-            Err(RecvError::Lagged(_)) => {
-                self.teach_names(|lease| self.world.active.contains(&lease.network))
-                    .await;
-            }
+            // Names may have been missed, and ends of names.
+            Err(RecvError::Lagged(_)) => self.relearn_names().await,
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }

@@ -98,6 +98,7 @@ fn dns(dns: &Dns) -> DnsDoc {
         enabled: (!dns.enabled).then_some(false),
         forward: Some(dns.forward),
         rebind_protection: dns.rebind_protection.then_some(true),
+        private_reverse: dns.private_reverse.then_some(true),
         dnssec: (dns.dnssec != Dnssec::Off).then(|| dns.dnssec.word().to_owned()),
         trust_anchors: dns.trust_anchors.iter().map(ToString::to_string).collect(),
         upstream: dns
@@ -121,7 +122,7 @@ fn dns(dns: &Dns) -> DnsDoc {
             .iter()
             .map(|r| RecordDoc {
                 name: r.name.to_string(),
-                r#type: r.data.kind().to_owned(),
+                r#type: r.data.kind(),
                 value: r.data.value().to_owned(),
             })
             .collect(),

@@ -120,6 +120,9 @@ pub struct DnsDoc {
     /// Whether upstreams may not name private addresses (no when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rebind_protection: Option<bool>,
+    /// Whether upstreams may be asked for the names of private addresses that are not ours (no when left out).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_reverse: Option<bool>,
     /// What is done about DNSSEC signatures: `off` (they pass untouched; when left out) or `validate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dnssec: Option<String>,
@@ -144,7 +147,7 @@ pub struct DnsDoc {
 pub struct RecordDoc {
     /// `_http._tcp` or `*.apps` (in the network's domain), or a whole name.
     pub name: String,
-    /// `SRV`, `TXT`, `CNAME`, `MX`, `CAA`, `HTTPS`, ...
+    /// `SRV`, `TXT`, `CNAME`, `MX`, `CAA`, `HTTPS`, `PTR`, ... or a number: `TYPE65280`.
     pub r#type: String,
     /// As in a zone file: `0 5 80 web`.
     pub value: String,

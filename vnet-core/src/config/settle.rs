@@ -4,7 +4,7 @@ mod boot;
 mod subnet;
 mod subnet6;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use uuid::Uuid;
@@ -80,6 +80,7 @@ fn settle(doc: &NetworkDoc, fill: &Fill, check: &mut Check) -> Option<Network> {
         .and_then(|d| check.parse("domain.name", &d.name));
     let (subnets4, subnets6) = subnet::subnets(doc, fill, check);
     let dns = dns(doc.dns.as_ref(), kind, check);
+    one_alias_alone(&dns, domain.as_ref(), check);
     let routes = doc
         .route
         .iter()
@@ -287,6 +288,7 @@ fn dns(doc: Option<&DnsDoc>, kind: Option<ForwardKind>, check: &mut Check) -> Dn
         forward: doc.forward.unwrap_or(by_mode),
         upstreams,
         rebind_protection: doc.rebind_protection.unwrap_or(false),
+        private_reverse: doc.private_reverse.unwrap_or(false),
         dnssec: dnssec(doc.dnssec.as_deref(), check),
         trust_anchors,
         hosts,
@@ -317,6 +319,40 @@ fn record(i: usize, doc: &RecordDoc, check: &mut Check) -> Option<Record> {
         name: name?,
         data: data?,
     })
+}
+
+/// RFC 1034 section 3.6.2, RFC 2181 section 10.1: a name that is an alias has nothing else, and is one.
+fn one_alias_alone(dns: &Dns, domain: Option<&DomainName>, check: &mut Check) {
+    let names = dns.hosts.iter().flat_map(|h| &h.names);
+    let hosts: BTreeSet<String> = names.map(|name| name.in_domain(domain)).collect();
+    let mut seen = BTreeMap::<String, Vec<usize>>::new();
+    for (i, record) in dns.records.iter().enumerate() {
+        let owner = record.name.in_domain(domain);
+        seen.entry(owner).or_default().push(i);
+    }
+    let is_alias = |i: &usize| dns.records[*i].data.kind() == "CNAME";
+    for (owner, all) in seen {
+        let Some(alias) = all.iter().copied().find(is_alias) else {
+            continue;
+        };
+        let at = format!("dns.record[{alias}]");
+        if domain.is_some_and(|d| d.as_str() == owner) {
+            check.wrong(
+                &at,
+                format!("`{owner}` is the domain itself, which cannot be an alias"),
+            );
+        } else if hosts.contains(&owner) {
+            check.wrong(
+                &at,
+                format!("`{owner}` has an address in dns.host: an alias has nothing else"),
+            );
+        } else if let Some(other) = all.iter().find(|i| **i != alias) {
+            let rule = format!(
+                "`{owner}` has dns.record[{other}] too: an alias has nothing else, and is one"
+            );
+            check.wrong(&at, rule);
+        }
+    }
 }
 
 fn upstream(i: usize, doc: &UpstreamDoc, check: &mut Check) -> Option<Upstream> {

@@ -1,18 +1,17 @@
-//! The decision about one query: answer it, refuse it, or ask somebody else.
+//! The decision about one query: answer it, refuse it, or ask somebody else; and the reply, if it is ours to give.
 //!
-//! The order is the policy: names of the own network; its addresses; names of networks that packets may reach; names
-//! that must never leave the machine; and only then an upstream.
+//! What is known of a name is `known`'s to say; here an alias is followed from name to name, and what was found is
+//! written.
+
+mod known;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::directory::{AnchorsId, Directory, GroupId, NetworkId, Served};
-use super::wire::{
-    IN, NameBuf, Owner, Query, Reply, Section, flag, is_plain, is_under, labels, parent, rcode,
-    rtype,
-};
-use super::zone::{Node, Record, Zone};
-use super::{LOCAL_TTL, NEGATIVE_TTL, reverse};
-use crate::types::IpNet;
+use super::wire::{IN, NameBuf, Owner, Query, Reply, Section, flag, rcode, rtype};
+use super::zone::{Record, Zone};
+use super::{LOCAL_TTL, NEGATIVE_TTL};
+use known::{Authority, Data, Entry, Known, Primary};
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,23 +25,32 @@ pub struct From {
 }
 
 /// What to do with a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The reply is written: data, or that there is none of this type.
     Local,
     /// The reply is written: the name does not exist.
     NoSuchName,
-    /// Ask these upstreams.
-    Forward {
-        /// Which.
-        group: GroupId,
-        /// Whether they may name private addresses.
-        private: bool,
-        /// What the signatures are checked with, if they are.
-        check: Option<AnchorsId>,
-    },
+    /// Ask others.
+    Forward(Ask),
     /// No.
     Refuse(Refusal),
+}
+
+/// Whom to ask, and about what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Whom.
+    pub group: GroupId,
+    /// Whether they may name private addresses.
+    pub private: bool,
+    /// What the signatures are checked with, if they are.
+    pub check: Option<AnchorsId>,
+    /// The name to ask about, if aliases of ours led to it: they are the reply so far, and what others say goes after
+    /// them.
+    pub alias: Option<Box<[u8]>>,
+    /// Only if a link of the host has resolvers for just such names: else what is written is the whole reply.
+    pub only_links: bool,
 }
 
 /// Why a query is refused.
@@ -60,7 +68,7 @@ pub enum Refusal {
     NotRecursive,
 }
 
-/// Longest chain of aliases within a zone.
+/// Longest chain of aliases.
 const ALIASES: usize = 8;
 
 impl Directory {
@@ -73,6 +81,7 @@ impl Directory {
         limit: usize,
         out: &mut Vec<u8>,
     ) -> Answer {
+        out.clear();
         let Some(own) = self.served(from.network) else {
             return Answer::Refuse(Refusal::NotServed);
         };
@@ -88,58 +97,13 @@ impl Directory {
             directory: self,
             own,
             query,
-            limit,
+            from,
         };
-        let name = query.name.as_bytes();
-        if let Some(node) = own.zone.find(name) {
-            return page.found(&own.zone, node, out);
+        match page.known(query.name.as_bytes()) {
+            Known::Refused(refusal) => Answer::Refuse(refusal),
+            Known::Others(ask) => Answer::Forward(ask),
+            Known::Here(entry) => page.write(entry, Reply::new(out, query, limit)),
         }
-        page.reverse(name, out)
-            .or_else(|| page.neighbours(name, from, out))
-            .or_else(|| page.special(name, out))
-            .unwrap_or_else(|| match own.route(name) {
-                None => Answer::Refuse(Refusal::NoForward),
-                Some(_) if query.flags & flag::RD == 0 => Answer::Refuse(Refusal::NotRecursive),
-                Some(group) => Answer::Forward {
-                    group,
-                    private: !own.zone.rebind_protection || own.named_route(name).is_some(),
-                    // RFC 4035 section 3.2.2: who sets CD checks himself.
-                    check: (own.checked(name)).filter(|_| query.flags & flag::CD == 0),
-                },
-            })
-    }
-}
-
-impl Zone {
-    fn find(&self, name: &[u8]) -> Option<&Node> {
-        let exact = self.nodes.get(name);
-        exact
-            .or_else(|| self.plain(name))
-            .or_else(|| self.wild(name))
-    }
-
-    /// A name without a dot is meant to lie in the domain.
-    fn plain(&self, name: &[u8]) -> Option<&Node> {
-        let label = is_plain(name).then(|| labels(name).next())??;
-        self.nodes
-            .get(NameBuf::join(label, self.apex.as_bytes())?.as_bytes())
-    }
-
-    /// RFC 4592 section 3.3.1: the wildcard of the closest name that exists, and of no other.
-    fn wild(&self, name: &[u8]) -> Option<&Node> {
-        if !self.wildcards {
-            return None;
-        }
-        let mut up = parent(name);
-        while let Some(encloser) = up {
-            let wild = NameBuf::join(b"*", encloser);
-            let wild = wild.and_then(|wild| self.nodes.get(wild.as_bytes()));
-            if wild.is_some() || self.nodes.contains_key(encloser) {
-                return wild;
-            }
-            up = parent(encloser);
-        }
-        None
     }
 }
 
@@ -148,289 +112,179 @@ struct Page<'a> {
     directory: &'a Directory,
     own: &'a Served,
     query: &'a Query<'a>,
-    limit: usize,
+    from: &'a From,
 }
 
 impl<'a> Page<'a> {
-    fn sees(&self, other: &Served) -> bool {
-        std::ptr::eq(self.own, other) || self.own.zone.looks_out && other.zone.seen
-    }
-
     fn flags(&self) -> u16 {
         flag::AA | if self.own.zone.forward { flag::RA } else { 0 }
     }
 
-    fn reply<'o>(&'o self, out: &'o mut Vec<u8>) -> Reply<'o> {
-        Reply::new(out, self.query, self.limit)
-    }
-
-    /// Data, an alias and what it leads to, or NODATA.
-    fn found<'z>(&self, zone: &'z Zone, mut node: &'z Node, out: &mut Vec<u8>) -> Answer {
-        let mut reply = self.reply(out);
-        let mut alias: Option<&[u8]> = None;
-        let mut some = false;
-        for _ in 0..ALIASES {
-            let owner = alias.map_or(Owner::Question, Owner::Name);
-            for record in matching(node, self.query.rtype) {
-                reply.record(
-                    Section::Answer,
-                    owner,
-                    record.rtype,
-                    record.ttl,
-                    &record.data,
-                );
-                some = true;
-            }
-            let Some(cname) = node.records.iter().find(|r| r.rtype == rtype::CNAME) else {
-                break;
+    /// Data, an alias and what it leads to, or that there is nothing.
+    fn write(&self, mut entry: Entry<'a>, mut reply: Reply<'_>) -> Answer {
+        let mut passed: Vec<&[u8]> = Vec::new();
+        loop {
+            let some = self.records(&entry, &mut reply);
+            let Some(cname) = entry.alias().filter(|_| !some) else {
+                return self.last(&entry, some, reply);
             };
-            if self.query.rtype == rtype::CNAME || self.query.rtype == rtype::ANY {
-                break;
-            }
+            let owner = self.owner(entry.name);
             reply.record(Section::Answer, owner, rtype::CNAME, cname.ttl, &cname.data);
-            some = true;
-            match zone.find(&cname.data) {
-                Some(target) => (node, alias) = (target, Some(&*cname.data)),
-                None => break,
+            passed.push(entry.name);
+            if passed.contains(&&*cname.data) || passed.len() > ALIASES {
+                reply.finish(self.flags(), rcode::NO_ERROR);
+                return Answer::Local;
             }
-        }
-        if !some {
-            self.apex_or_nothing(zone, &mut reply);
-        }
-        reply.finish(self.flags(), rcode::NO_ERROR);
-        Answer::Local
-    }
-
-    /// The name exists without records of this type: the domain's own SOA and NS, RFC 8482's answer to ANY, or NODATA.
-    fn apex_or_nothing(&self, zone: &Zone, reply: &mut Reply<'_>) {
-        let name = self.query.name.as_bytes();
-        let apex = zone.apex.as_bytes();
-        match self.query.rtype {
-            rtype::ANY => {
-                let minimal = b"\x07RFC8482\0";
-                reply.record(
-                    Section::Answer,
-                    Owner::Question,
-                    rtype::HINFO,
-                    LOCAL_TTL,
-                    minimal,
-                );
-            }
-            rtype::SOA if name == apex => {
-                let soa = self.soa(zone);
-                reply.record(
-                    Section::Answer,
-                    Owner::Question,
-                    rtype::SOA,
-                    NEGATIVE_TTL,
-                    &soa,
-                );
-            }
-            rtype::NS if name == apex => {
-                if let Some(ns) = NameBuf::join(b"gateway", apex) {
-                    reply.record(
-                        Section::Answer,
-                        Owner::Question,
-                        rtype::NS,
-                        LOCAL_TTL,
-                        ns.as_bytes(),
-                    );
+            match self.known(&cname.data) {
+                Known::Here(next) => entry = next,
+                // RFC 1034 section 4.3.2: what is known is told, and the rest is asked of those who know.
+                Known::Others(ask) => {
+                    reply.finish(self.flags(), rcode::NO_ERROR);
+                    let alias = Some(cname.data.clone());
+                    return Answer::Forward(Ask { alias, ..ask });
+                }
+                Known::Refused(_) => {
+                    reply.finish(self.flags(), rcode::NO_ERROR);
+                    return Answer::Local;
                 }
             }
-            _ => self.authority(zone, reply),
         }
     }
 
-    /// The SOA of a negative answer (RFC 2308 section 3). A plain name outside any domain has none.
-    fn authority(&self, zone: &Zone, reply: &mut Reply<'_>) {
-        let (name, apex) = (self.query.name.as_bytes(), zone.apex.as_bytes());
-        if apex.len() > 1 && is_under(name, apex) {
-            let owner = Owner::Tail(name.len() - apex.len());
-            reply.record(
-                Section::Authority,
-                owner,
-                rtype::SOA,
-                NEGATIVE_TTL,
-                &self.soa(zone),
-            );
+    /// Ends a reply with what there is of the last name: RFC 6604 section 3 has its code.
+    fn last(&self, entry: &Entry<'a>, some: bool, mut reply: Reply<'_>) -> Answer {
+        if !some {
+            let authority = &entry.authority;
+            self.soa(Section::Authority, authority, entry.name, &mut reply);
+        }
+        let code = match entry.exists {
+            true => rcode::NO_ERROR,
+            false => rcode::NX_DOMAIN,
+        };
+        reply.finish(self.flags(), code);
+        match (&entry.links, entry.exists) {
+            (Some(ask), _) => {
+                let aliased = entry.name != self.query.name.as_bytes();
+                let alias = aliased.then(|| entry.name.into());
+                Answer::Forward(Ask {
+                    alias,
+                    ..ask.clone()
+                })
+            }
+            (None, true) => Answer::Local,
+            (None, false) => Answer::NoSuchName,
         }
     }
 
-    fn soa(&self, zone: &Zone) -> Vec<u8> {
+    /// Writes the records that answer the type; whether there are any.
+    fn records(&self, entry: &Entry<'a>, reply: &mut Reply<'_>) -> bool {
+        let (owner, wanted) = (self.owner(entry.name), self.query.rtype);
+        let mut some = false;
+        let mut put = |rtype: u16, ttl: u32, data: &[u8]| {
+            reply.record(Section::Answer, owner, rtype, ttl, data);
+            some = true;
+        };
+        match entry.data {
+            Data::Node(node) => {
+                for record in node.records.iter().filter(|r| r.rtype == wanted) {
+                    put(record.rtype, record.ttl, &record.data);
+                }
+                // RFC 8482 section 4.2: one small record stands for all, unless the name is an alias.
+                if wanted == rtype::ANY {
+                    match node.records.iter().find(|r| r.rtype == rtype::CNAME) {
+                        Some(cname) => put(cname.rtype, cname.ttl, &cname.data),
+                        None if node.records.is_empty() => {}
+                        None => put(rtype::HINFO, LOCAL_TTL, b"\x07RFC8482\0"),
+                    }
+                }
+            }
+            Data::Pointer(to) => {
+                if matches!(wanted, rtype::PTR | rtype::ANY) {
+                    put(rtype::PTR, LOCAL_TTL, to);
+                }
+            }
+            Data::Loopback => {
+                let both = [
+                    IpAddr::from(Ipv4Addr::LOCALHOST),
+                    Ipv6Addr::LOCALHOST.into(),
+                ];
+                for record in both.map(Record::address) {
+                    if wanted == record.rtype || wanted == rtype::ANY {
+                        put(record.rtype, record.ttl, &record.data);
+                    }
+                }
+            }
+            Data::Nothing => {}
+        }
+        some || self.of_the_zone(entry, reply)
+    }
+
+    /// What the head of a zone has of itself.
+    fn of_the_zone(&self, entry: &Entry<'a>, reply: &mut Reply<'_>) -> bool {
+        let authority = &entry.authority;
+        if authority.length != entry.name.len() {
+            return false;
+        }
+        match self.query.rtype {
+            rtype::SOA => self.soa(Section::Answer, authority, entry.name, reply),
+            rtype::NS => {
+                let ns = self.nameserver(authority, entry.name);
+                let owner = self.owner(entry.name);
+                reply.record(Section::Answer, owner, rtype::NS, LOCAL_TTL, ns.as_bytes());
+            }
+            rtype::ANY => {
+                let (owner, data) = (self.owner(entry.name), b"\x07RFC8482\0");
+                reply.record(Section::Answer, owner, rtype::HINFO, LOCAL_TTL, data);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The SOA of a zone: in a negative answer it says how long that holds (RFC 2308 section 3).
+    fn soa(
+        &self,
+        section: Section,
+        authority: &Authority<'a>,
+        name: &'a [u8],
+        reply: &mut Reply<'_>,
+    ) {
         let mut data = Vec::with_capacity(64);
-        for label in [b"gateway".as_slice(), b"hostmaster"] {
-            let name = NameBuf::join(label, zone.apex.as_bytes()).unwrap_or_else(NameBuf::root);
-            data.extend_from_slice(name.as_bytes());
+        data.extend_from_slice(self.nameserver(authority, name).as_bytes());
+        match authority.primary {
+            Primary::Gateway(zone) => {
+                let mailbox = NameBuf::join(b"hostmaster", zone.apex.as_bytes());
+                data.extend_from_slice(mailbox.unwrap_or_else(NameBuf::root).as_bytes());
+            }
+            // RFC 6303 section 3.
+            Primary::Itself => data.extend_from_slice(b"\x06nobody\x07invalid\0"),
         }
         for number in [self.directory.serial(), 3600, 600, 86400, NEGATIVE_TTL] {
             data.extend_from_slice(&number.to_be_bytes());
         }
-        data
+        let owner = self.owner(authority.apex(name));
+        reply.record(section, owner, rtype::SOA, NEGATIVE_TTL, &data);
     }
 
-    /// Addresses of our networks: what is in a subnet of ours is never asked elsewhere.
-    fn reverse(&self, name: &[u8], out: &mut Vec<u8>) -> Option<Answer> {
-        let part = reverse::network_of(name)?;
-        let address = (part.prefix_len() == part.max_prefix_len()).then(|| part.addr());
-        if let Some(owner) = address.and_then(|a| self.own.zone.addresses.get(&a)) {
-            return Some(self.pointer(owner.as_bytes(), out));
-        }
-        let Some((served, subnet)) = self.directory.holding(&part) else {
-            return self.unroutable(&part, out);
+    fn nameserver(&self, authority: &Authority<'a>, name: &'a [u8]) -> NameBuf {
+        let of = |zone: &Zone| NameBuf::join(b"gateway", zone.apex.as_bytes());
+        let server = match authority.primary {
+            Primary::Gateway(zone) => of(zone),
+            Primary::Itself => NameBuf::root().before(authority.apex(name)),
         };
-        let visible = self.sees(served);
-        let owner = address.filter(|_| visible);
-        let owner = owner.and_then(|a| served.zone.addresses.get(&a));
-        if let Some(owner) = owner {
-            return Some(self.pointer(owner.as_bytes(), out));
-        }
-        let mut reply = self.reply(out);
-        let kept = reverse::zone_labels(&subnet) + 2;
-        let dropped = labels(name).count().saturating_sub(kept);
-        let offset = labels(name).take(dropped).map(|l| l.len() + 1).sum();
-        let soa = self.soa(&served.zone);
-        if self.query.rtype == rtype::SOA && offset == 0 {
-            reply.record(
-                Section::Answer,
-                Owner::Question,
-                rtype::SOA,
-                NEGATIVE_TTL,
-                &soa,
-            );
-        } else {
-            reply.record(
-                Section::Authority,
-                Owner::Tail(offset),
-                rtype::SOA,
-                NEGATIVE_TTL,
-                &soa,
-            );
-        }
-        let code = if address.is_some() {
-            rcode::NX_DOMAIN
-        } else {
-            rcode::NO_ERROR
-        };
-        reply.finish(self.flags(), code);
-        Some(if address.is_some() {
-            Answer::NoSuchName
-        } else {
-            Answer::Local
-        })
+        server.unwrap_or_else(NameBuf::root)
     }
 
-    fn pointer(&self, owner: &[u8], out: &mut Vec<u8>) -> Answer {
-        let mut reply = self.reply(out);
-        if self.query.rtype == rtype::PTR || self.query.rtype == rtype::ANY {
-            reply.record(
-                Section::Answer,
-                Owner::Question,
-                rtype::PTR,
-                LOCAL_TTL,
-                owner,
-            );
-        }
-        reply.finish(self.flags(), rcode::NO_ERROR);
-        Answer::Local
-    }
-
-    /// RFC 6303 sections 4.2 and 4.3: addresses that mean something else on every machine.
-    fn unroutable(&self, part: &IpNet, out: &mut Vec<u8>) -> Option<Answer> {
-        if part.prefix_len() < 8 {
-            return None;
-        }
-        let empty = match part.network() {
-            IpAddr::V4(v4) => {
-                v4.is_loopback()
-                    || v4.octets()[0] == 0
-                    || v4.is_broadcast()
-                    || v4.is_link_local() && part.prefix_len() >= 16
-            }
-            IpAddr::V6(v6) => {
-                let whole = part.prefix_len() == 128;
-                whole && (v6.is_loopback() || v6.is_unspecified())
-                    || v6.is_unicast_link_local() && part.prefix_len() >= 12
-            }
-        };
-        if !empty {
-            return None;
-        }
-        if part.network().is_loopback() && part.prefix_len() == part.max_prefix_len() {
-            return Some(self.pointer(b"\x09localhost\0", out));
-        }
-        Some(self.no_such_name(None, out))
-    }
-
-    /// Names in the domain of some network, ours or another.
-    fn neighbours(&self, name: &[u8], from: &From, out: &mut Vec<u8>) -> Option<Answer> {
-        let delegated = self.own.named_route(name).unwrap_or(0);
-        let keeps = |served: &Served| {
-            let (zone, own) = (&served.zone, std::ptr::eq(self.own, served));
-            let apex = zone.apex.as_bytes();
-            let inside = apex.len() > 1 && is_under(name, apex);
-            inside && (zone.local_only || own && from.host) && delegated <= apex.len()
-        };
-        let mut keeper = Some(self.own).filter(|own| keeps(own));
-        for other in self.directory.around(name) {
-            if self.sees(other)
-                && let Some(node) = other.zone.find(name)
+    /// A name as the owner of a record: two bytes, if it is the end of what was asked.
+    fn owner<'n>(&self, name: &'n [u8]) -> Owner<'n> {
+        let asked = self.query.name.as_bytes();
+        match asked.strip_suffix(name) {
+            Some(front)
+                if name.len() > 1 && std::ptr::eq(asked[front.len()..].as_ptr(), name.as_ptr()) =>
             {
-                return Some(self.found(&other.zone, node, out));
+                Owner::Tail(front.len())
             }
-            keeper = keeper.or_else(|| Some(other).filter(|other| keeps(other)));
+            _ => Owner::Name(name),
         }
-        keeper.map(|served| self.no_such_name(Some(&served.zone), out))
     }
-
-    /// Names that are nobody's to ask about (RFC 6761, 7686, 9462), and plain names.
-    fn special(&self, name: &[u8], out: &mut Vec<u8>) -> Option<Answer> {
-        let local = |zone: &[u8]| is_under(name, zone);
-        if local(b"\x09localhost\0") {
-            return Some(self.localhost(out));
-        }
-        if local(b"\x07invalid\0") || local(b"\x05onion\0") || local(b"\x08resolver\x04arpa\0") {
-            return Some(self.no_such_name(None, out));
-        }
-        let about_the_root_zone = matches!(
-            self.query.rtype,
-            rtype::NS | rtype::SOA | rtype::DS | rtype::DNSKEY
-        );
-        let leak = is_plain(name) && !about_the_root_zone && self.own.named_route(name).is_none();
-        leak.then(|| self.no_such_name(None, out))
-    }
-
-    fn localhost(&self, out: &mut Vec<u8>) -> Answer {
-        let mut reply = self.reply(out);
-        for address in [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ] {
-            let record = Record::address(address);
-            if record.rtype == self.query.rtype {
-                reply.record(
-                    Section::Answer,
-                    Owner::Question,
-                    record.rtype,
-                    record.ttl,
-                    &record.data,
-                );
-            }
-        }
-        reply.finish(self.flags(), rcode::NO_ERROR);
-        Answer::Local
-    }
-
-    fn no_such_name(&self, zone: Option<&Zone>, out: &mut Vec<u8>) -> Answer {
-        let mut reply = self.reply(out);
-        if let Some(zone) = zone {
-            self.authority(zone, &mut reply);
-        }
-        reply.finish(self.flags(), rcode::NX_DOMAIN);
-        Answer::NoSuchName
-    }
-}
-
-/// The records that answer a type. ANY gets none of them: RFC 8482 section 4.2 answers with a single small record.
-fn matching(node: &Node, rtype: u16) -> impl Iterator<Item = &Record> {
-    node.records.iter().filter(move |r| r.rtype == rtype)
 }

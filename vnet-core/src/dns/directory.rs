@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::servers::Target;
 use super::wire::{NameBuf, is_under, parent};
-use super::zone::{Node, Record, WireName, Zone};
+use super::zone::{Claim, Record, WireName, Zone};
 use crate::model::TrustAnchor;
 use crate::types::{DomainName, IpNet, NetworkName, PortName};
 
@@ -80,6 +80,10 @@ struct Lent {
     /// Whether the record is there because of it.
     added: bool,
 }
+
+/// Names that programs look up and obey (VU#598349: web proxy discovery, IPv6 tunnels) or hold for themselves (RFC 6761
+/// section 6.3): no guest has one by its own word.
+const HARMFUL: [&str; 3] = ["isatap", "localhost", "wpad"];
 
 /// All networks.
 #[derive(Debug, Default)]
@@ -175,6 +179,25 @@ impl Directory {
         self.serial = self.serial.wrapping_add(1);
     }
 
+    /// Forgets all names that leases of a network gave, and gives these: what was missed is made good.
+    pub fn relearn(&mut self, network: &NetworkName, names: &[NameChange]) {
+        let served = self.id(network).and_then(|id| self.served(id));
+        let gone = served.map(|s| s.leases.keys().cloned().collect());
+        let gone: Vec<(IpAddr, PortName)> = gone.unwrap_or_default();
+        for (address, name) in gone {
+            let change = Change::Removed;
+            let change = NameChange {
+                name,
+                address,
+                change,
+            };
+            self.change(network, &change);
+        }
+        for change in names {
+            self.change(network, change);
+        }
+    }
+
     /// The upstreams of a group.
     #[must_use]
     pub fn group(&self, id: GroupId) -> &[Target] {
@@ -223,6 +246,12 @@ impl Directory {
         let inside = subnet.contains(&part.network())
             && super::reverse::zone_labels(part) >= super::reverse::zone_labels(subnet);
         inside.then_some((self.served(*id)?, *subnet))
+    }
+
+    /// The networks whose subnets lie in a part of the reverse tree.
+    pub(super) fn within(&self, part: &IpNet) -> impl Iterator<Item = &Served> {
+        let subnets = self.by_subnet.range(part.network()..=part.broadcast());
+        subnets.filter_map(|(_, (_, id))| self.served(*id))
     }
 
     fn fresh(&mut self, network: &NetworkName) -> NetworkId {
@@ -327,16 +356,21 @@ impl Served {
             return;
         };
         let key = WireName::from(&full);
-        self.zone
-            .addresses
-            .entry(address)
-            .or_insert_with(|| key.clone());
-        let node = self.zone.nodes.entry(key).or_default();
         let record = Record::address(address);
-        let may = !node.fixed || (by_owner && node.guest);
-        let added = may && !node.records.contains(&record);
+        let known = self.zone.nodes.get(full.as_bytes());
+        let may = match known.map_or(Claim::Free, |n| n.claim) {
+            Claim::Free => !HARMFUL.contains(&name.as_str()),
+            Claim::Guest => by_owner,
+            Claim::Document => false,
+        };
+        let added = may && known.is_none_or(|n| !n.records.contains(&record));
         if added {
+            let node = self.zone.nodes.entry(key.clone()).or_default();
             node.records.push(record);
+        }
+        // Who may not have a name is not called by it either.
+        if self.zone.has(full.as_bytes(), address) {
+            self.zone.addresses.entry(address).or_insert(key);
         }
         let lent = self.leases.entry((address, name)).or_insert(Lent {
             by_owner,
@@ -354,27 +388,22 @@ impl Served {
             return;
         };
         let key = full.as_bytes();
-        let Some(node) = self.zone.nodes.get_mut(key) else {
-            return;
-        };
-        let fixed = node.fixed;
-        if !fixed || lent.added {
+        if lent.added
+            && let Some(node) = self.zone.nodes.get_mut(key)
+        {
             let record = Record::address(address);
             node.records.retain(|r| *r != record);
-            if node == &Node::default() {
+            if node.records.is_empty() && !node.stays {
                 self.zone.nodes.remove(key);
             }
         }
-        let points_here = self
-            .zone
-            .addresses
-            .get(&address)
-            .is_some_and(|n| n.as_bytes() == key);
-        let stays = fixed && self.zone.fixed_address(key, address);
-        if points_here && !stays {
+        let pointer = self.zone.addresses.get(&address);
+        let points_here = pointer.is_some_and(|n| n.as_bytes() == key);
+        if points_here && !self.zone.has(key, address) {
             self.zone.addresses.remove(&address);
-            let heir = self.leases.keys().find(|(a, _)| *a == address);
-            let heir = heir.and_then(|(_, name)| self.in_domain(name));
+            let of_it = self.leases.keys().filter(|(a, _)| *a == address);
+            let mut names = of_it.filter_map(|(_, name)| self.in_domain(name));
+            let heir = names.find(|name| self.zone.has(name.as_bytes(), address));
             if let Some(heir) = heir {
                 self.zone.addresses.insert(address, (&heir).into());
             }

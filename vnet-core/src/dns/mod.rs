@@ -12,6 +12,7 @@
 //!
 //! Not here: sockets, threads, files (`serve::dns`), and recursion from the root (a resolver of the host does that).
 
+mod aliased;
 mod answer;
 mod cache;
 
@@ -30,7 +31,7 @@ pub(crate) mod tests;
 pub mod wire;
 mod zone;
 
-pub use answer::{Answer, From, Refusal};
+pub use answer::{Answer, Ask, From, Refusal};
 pub use directory::{AnchorsId, Change, Directory, GroupId, NameChange, NetworkId};
 pub use forwarder::{Dice, Effect, LANES, Limits, Question, Way};
 pub use resolver::{Checked, Counters, Resolver, Stats};

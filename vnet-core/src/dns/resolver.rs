@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::answer::{Answer, From, Refusal};
+use super::aliased::Aliased;
+use super::answer::{Answer, Ask, From, Refusal};
 use super::cache::{Cache, Key};
 use super::directory::{Directory, GroupId, NameChange};
 use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Waiter, Way};
@@ -195,21 +196,46 @@ impl Resolver {
                 counters.refused += 1;
                 refuse(out, &query, refusal);
             }
-            Answer::Forward {
-                group,
-                mut private,
-                mut check,
-            } => {
-                let (group, inner) = self.whom(group, query.name.as_bytes());
-                if inner {
-                    (private, check) = (true, None);
-                }
-                let asker = Asker { from, way, private };
-                match check {
-                    None => self.forward(now, dice, &asker, group, &query, out),
-                    Some(anchors) => self.check(now, &asker, group, anchors, &query, out),
-                }
-            }
+            Answer::Forward(ask) => self.ask_others(now, dice, (from, way), ask, &query, out),
+        }
+    }
+
+    /// Asks others; `out` has what is ours of the reply.
+    fn ask_others(
+        &mut self,
+        now: u64,
+        dice: Dice<'_>,
+        (from, way): (&From, Way),
+        ask: Ask,
+        query: &Query<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let name = ask.alias.as_deref().unwrap_or(query.name.as_bytes());
+        let (group, inner) = self.whom(ask.group, name);
+        if ask.only_links && !inner {
+            self.counters[from.network.index()].no_such_name += 1;
+            return;
+        }
+        let aliased = ask.alias.as_ref().map(|_| Aliased::new(query, out));
+        let about = ask.alias.map(|name| Aliased::question(query, &name));
+        let query = match about.as_deref().map(Query::parse) {
+            Some(Ok(query)) => query,
+            None => *query,
+            Some(Err(_)) => return wire::bare(out, query, flag::RA, rcode::SERV_FAIL),
+        };
+        out.clear();
+        let asker = Asker {
+            from,
+            way,
+            private: ask.private || inner,
+            aliased,
+        };
+        match ask.check.filter(|_| !inner) {
+            None => self.forward(now, dice, &asker, group, &query, out),
+            Some(anchors) => self.check(now, &asker, group, anchors, &query, out),
+        }
+        if let Some(aliased) = asker.aliased.filter(|_| !out.is_empty()) {
+            aliased.complete(limit(way, &query), out);
         }
     }
 
@@ -381,6 +407,9 @@ impl Resolver {
                 wire::refusal(&mut out, &query, flag::RA, rcode::SERV_FAIL, why);
             }
         }
+        if let Some(aliased) = &waiter.aliased {
+            aliased.complete(limit(waiter.way, &query), &mut out);
+        }
         self.replies.push((waiter.way, out));
     }
 
@@ -444,6 +473,7 @@ struct Asker<'a> {
     from: &'a From,
     way: Way,
     private: bool,
+    aliased: Option<Aliased>,
 }
 
 impl Asker<'_> {
@@ -455,6 +485,7 @@ impl Asker<'_> {
             host: self.from.host,
             private: self.private,
             query: query.bytes.into(),
+            aliased: self.aliased.clone(),
         }
     }
 }

@@ -1,13 +1,11 @@
 //! Names of addresses: `in-addr.arpa` (RFC 1035 section 3.5) and `ip6.arpa` (RFC 3596 section 2.5).
 
-#[cfg(test)]
-use std::net::IpAddr;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 #[cfg(test)]
 use super::wire::NameBuf;
-use super::wire::labels;
-use crate::types::IpNet;
+use super::wire::{labels, parent};
+use crate::types::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The network that a reverse name stands for: complete for a whole address, wider for the zones above. `None` for
 /// names outside the reverse trees, and for such in them that stand for nothing.
@@ -26,6 +24,86 @@ pub(super) fn network_of(name: &[u8]) -> Option<IpNet> {
         .iter()
         .fold(0u128, |acc, n| acc << 4 | u128::from(*n));
     IpNet::new(Ipv6Addr::from(bits).into(), 4 * count).ok()
+}
+
+/// The longest end of a name that stands for something, and where in the name it begins: `lb._dns-sd._udp.0.1.94.10`
+/// is about 10.94.1.0. `None` outside the reverse trees, and for their heads.
+pub(super) fn closest(name: &[u8]) -> Option<(IpNet, usize)> {
+    const TREES: [&[u8]; 2] = [b"\x07in-addr\x04arpa\0", b"\x03ip6\x04arpa\0"];
+    if !TREES.iter().any(|tree| name.ends_with(tree)) {
+        return None;
+    }
+    let mut rest = Some(name);
+    while let Some(part) = rest {
+        if let Some(network) = network_of(part) {
+            let offset = name.len() - part.len();
+            return (network.prefix_len() > 0).then_some((network, offset));
+        }
+        rest = parent(part);
+    }
+    None
+}
+
+/// The address whose whole name this is.
+pub(super) fn address_of(name: &[u8]) -> Option<IpAddr> {
+    let (part, offset) = closest(name)?;
+    let whole = offset == 0 && part.prefix_len() == part.max_prefix_len();
+    whole.then(|| part.addr())
+}
+
+/// The last labels of a name, or all of it.
+pub(super) fn suffix(name: &[u8], kept: usize) -> &[u8] {
+    let dropped = labels(name).count().saturating_sub(kept);
+    let offset: usize = labels(name).take(dropped).map(|l| l.len() + 1).sum();
+    &name[offset..]
+}
+
+/// Whose addresses an empty zone is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Empty {
+    /// Private networks: somebody may have names for them.
+    Private,
+    /// Nobody's.
+    Nobody,
+}
+
+/// The networks whose names every resolver answers for, empty (RFC 6303 section 4, RFC 7793).
+const EMPTY: [(IpNet, Empty); 16] = [
+    v4([10, 0, 0, 0], 8, Empty::Private),
+    v4([100, 64, 0, 0], 10, Empty::Private),
+    v4([172, 16, 0, 0], 12, Empty::Private),
+    v4([192, 168, 0, 0], 16, Empty::Private),
+    v4([0, 0, 0, 0], 8, Empty::Nobody),
+    v4([127, 0, 0, 0], 8, Empty::Nobody),
+    v4([169, 254, 0, 0], 16, Empty::Nobody),
+    v4([192, 0, 2, 0], 24, Empty::Nobody),
+    v4([198, 51, 100, 0], 24, Empty::Nobody),
+    v4([203, 0, 113, 0], 24, Empty::Nobody),
+    v4([255, 255, 255, 255], 32, Empty::Nobody),
+    v6([0xfd00, 0], 0, 8, Empty::Private),
+    v6([0, 0], 0, 128, Empty::Nobody),
+    v6([0, 0], 1, 128, Empty::Nobody),
+    v6([0xfe80, 0], 0, 10, Empty::Nobody),
+    v6([0x2001, 0xdb8], 0, 32, Empty::Nobody),
+];
+
+const fn v4(octets: [u8; 4], bits: u8, empty: Empty) -> (IpNet, Empty) {
+    let [a, b, c, d] = octets;
+    let network = Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), bits);
+    (IpNet::V4(network), empty)
+}
+
+const fn v6(first: [u16; 2], last: u16, bits: u8, empty: Empty) -> (IpNet, Empty) {
+    let address = Ipv6Addr::new(first[0], first[1], 0, 0, 0, 0, 0, last);
+    (IpNet::V6(Ipv6Net::new_assert(address, bits)), empty)
+}
+
+/// The empty zone that a part of the reverse trees lies in: rounded to whole labels, it is one of several that the
+/// network has.
+pub(super) fn empty_zone(part: &IpNet) -> Option<(IpNet, Empty)> {
+    let holds =
+        |zone: &IpNet| zone.contains(&part.network()) && zone_labels(part) >= zone_labels(zone);
+    EMPTY.iter().find(|(zone, _)| holds(zone)).copied()
 }
 
 /// The reverse name of an address.

@@ -4,8 +4,8 @@ use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::LOCAL_TTL;
 use super::wire::{NameBuf, is_under, parent, rtype};
+use super::{LOCAL_TTL, reverse};
 use crate::model::{Dns, Dnssec, Forward, Network, RaMode, TrustAnchor, Upstream, World};
 use crate::types::{DomainName, IpNet, Mac, NetworkName};
 
@@ -57,10 +57,21 @@ impl Record {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Node {
     pub(super) records: Vec<Record>,
-    /// Whether the document gave the name, so that no lease may add to it.
-    pub(super) fixed: bool,
-    /// Whether it is a port's or a reservation's: the same guest's further addresses belong to it.
-    pub(super) guest: bool,
+    pub(super) claim: Claim,
+    /// Whether it exists without leases too.
+    pub(super) stays: bool,
+}
+
+/// Who says which addresses a name has. Records of other types claim nothing: a `TXT` takes no guest's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Claim {
+    /// Nobody: whose lease comes with the name.
+    #[default]
+    Free,
+    /// A port or a reservation: the same guest's further addresses belong to it.
+    Guest,
+    /// The document, by an address or an alias (or the name is the gateway's): nobody else.
+    Document,
 }
 
 /// Whether an address is the one that a guest makes from its MAC, where guests make their own.
@@ -88,6 +99,8 @@ pub struct Zone {
     pub(super) upstreams: Vec<Upstream>,
     /// Whether upstreams outside the named domains may not name private addresses.
     pub(super) rebind_protection: bool,
+    /// Whether names of private addresses that are none of ours may be asked of others.
+    pub(super) private_reverse: bool,
     /// Where signatures of others' names are checked: what to begin with beside the built-in keys.
     pub(super) anchors: Option<Vec<TrustAnchor>>,
     pub(super) nodes: HashMap<WireName, Node>,
@@ -120,7 +133,7 @@ impl Zone {
         zone.add_guests(world, network);
         for label in ["gateway", "_gateway"] {
             let gateways = zone.gateways.clone();
-            zone.give(&label.parse().ok()?, &gateways);
+            zone.give(&label.parse().ok()?, &gateways, Claim::Document);
         }
         zone.add_ancestors();
         Some(zone)
@@ -162,13 +175,13 @@ impl Zone {
     /// The gateway answers to the host's own name too.
     pub(super) fn add_host(&mut self, host: &DomainName) {
         let gateways = self.gateways.clone();
-        self.give(host, &gateways);
+        self.give(host, &gateways, Claim::Document);
     }
 
-    /// Whether the document itself says that this name has this address.
-    pub(super) fn fixed_address(&self, name: &[u8], address: IpAddr) -> bool {
+    /// Whether this name has this address.
+    pub(super) fn has(&self, name: &[u8], address: IpAddr) -> bool {
         let node = self.nodes.get(name);
-        node.is_some_and(|n| n.fixed && n.records.contains(&Record::address(address)))
+        node.is_some_and(|n| n.records.contains(&Record::address(address)))
     }
 
     fn empty(network: &Network) -> Option<Self> {
@@ -197,6 +210,7 @@ impl Zone {
             forward: dns.forward && (looks_out || !dns.upstreams.is_empty()),
             upstreams: dns.upstreams.clone(),
             rebind_protection: dns.rebind_protection,
+            private_reverse: dns.private_reverse,
             anchors: anchors(dns),
             nodes: HashMap::new(),
             addresses: HashMap::new(),
@@ -207,7 +221,9 @@ impl Zone {
     fn add_documented(&mut self, network: &Network) {
         for host in &network.dns.hosts {
             for (i, name) in host.names.iter().enumerate() {
-                self.name(name, host.ip);
+                if let Some(full) = self.absolute(name) {
+                    self.document(&full, Record::address(host.ip));
+                }
                 if i == 0 {
                     self.point_back(host.ip, name);
                 }
@@ -229,7 +245,7 @@ impl Zone {
             let data = record.data.wire(network.domain.as_ref());
             if let (Some(owner), Some(data)) = (owner, data) {
                 self.wildcards |= record.name.wildcard;
-                self.add(
+                self.document(
                     &owner,
                     Record {
                         rtype: record.data.code(),
@@ -269,39 +285,41 @@ impl Zone {
             }
         }
         for (name, addresses) in given.iter().filter(|(_, addresses)| !addresses.is_empty()) {
-            if self.give(name, addresses)
-                && let Some(full) = self.absolute(name)
-                && let Some(node) = self.nodes.get_mut(full.as_bytes())
-            {
-                node.guest = true;
-            }
+            self.give(name, addresses, Claim::Guest);
         }
     }
 
-    /// Gives a name its addresses, unless something before it (the document, then guests) already has that name.
-    fn give(&mut self, name: &DomainName, addresses: &[IpAddr]) -> bool {
-        let taken = |n: NameBuf| self.nodes.contains_key(n.as_bytes());
-        if self.absolute(name).is_none_or(taken) {
-            return false;
+    /// Gives a name its addresses, unless something before it (the document, then guests) already says which it has.
+    fn give(&mut self, name: &DomainName, addresses: &[IpAddr], claim: Claim) {
+        let Some(full) = self.absolute(name) else {
+            return;
+        };
+        let node = self.nodes.entry((&full).into()).or_default();
+        node.stays = true;
+        match node.claim {
+            Claim::Free => node.claim = claim,
+            Claim::Guest | Claim::Document => return,
         }
         for address in addresses {
-            self.name(name, *address);
+            self.add(&full, Record::address(*address));
             self.point_back(*address, name);
-        }
-        true
-    }
-
-    fn name(&mut self, name: &DomainName, address: IpAddr) {
-        if let Some(name) = self.absolute(name) {
-            self.add(&name, Record::address(address));
         }
     }
 
     fn add(&mut self, name: &NameBuf, record: Record) {
         let node = self.nodes.entry(name.into()).or_default();
-        node.fixed = true;
+        node.stays = true;
         if !node.records.contains(&record) {
             node.records.push(record);
+        }
+    }
+
+    /// Adds what the document says of a name.
+    fn document(&mut self, name: &NameBuf, record: Record) {
+        let claims = matches!(record.rtype, rtype::A | rtype::AAAA | rtype::CNAME);
+        self.add(name, record);
+        if let Some(node) = self.nodes.get_mut(name.as_bytes()).filter(|_| claims) {
+            node.claim = Claim::Document;
         }
     }
 
@@ -320,19 +338,31 @@ impl Zone {
             self.nodes
                 .entry(WireName(apex.clone().into()))
                 .or_default()
-                .fixed = true;
+                .stays = true;
         }
         let names: Vec<Vec<u8>> = self.nodes.keys().map(|n| n.as_bytes().to_vec()).collect();
-        for name in names
-            .iter()
-            .filter(|n| apex.len() > 1 && is_under(n, &apex))
-        {
+        for name in &names {
+            let Some(zone) = self.head(name) else {
+                continue;
+            };
             let mut up = parent(name);
-            while let Some(ancestor) = up.filter(|a| a.len() > apex.len()) {
+            while let Some(ancestor) = up.filter(|a| a.len() > zone) {
                 let node = self.nodes.entry(WireName(ancestor.into())).or_default();
-                node.fixed = true;
+                node.stays = true;
                 up = parent(ancestor);
             }
         }
+    }
+
+    /// The length of the zone of ours that a name lies in: the domain, or that of a subnet's addresses.
+    pub(super) fn head(&self, name: &[u8]) -> Option<usize> {
+        let apex = self.apex.as_bytes();
+        if apex.len() > 1 && is_under(name, apex) {
+            return Some(apex.len());
+        }
+        let (part, _) = reverse::closest(name)?;
+        let mut subnets = self.subnets.iter();
+        let subnet = subnets.find(|s| s.contains(&part.network()))?;
+        Some(reverse::suffix(name, reverse::zone_labels(subnet) + 2).len())
     }
 }

@@ -15,6 +15,8 @@ pub struct Dns {
     /// Whether upstreams may not name private addresses (but those asked for a domain of their own may), so that no
     /// web page can reach into the network by a name of its own.
     pub rebind_protection: bool,
+    /// Whether names of private addresses that are none of ours may be asked of upstreams (RFC 6303).
+    pub private_reverse: bool,
     /// What is done about signatures.
     pub dnssec: Dnssec,
     /// Keys to begin with: one of the root takes the place of those that are built in, others are added.

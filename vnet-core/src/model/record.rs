@@ -51,25 +51,38 @@ impl RecordName {
     /// Whether it lies in the network's domain: no dot is left when labels that name a service are taken off.
     #[must_use]
     pub fn is_relative(&self) -> bool {
-        let mut labels = self
-            .name
-            .as_str()
-            .split('.')
-            .skip_while(|l| l.starts_with('_'));
-        labels.next();
-        labels.next().is_none()
+        is_relative(self.name.as_str())
     }
 }
 
-/// Every type that a document may give: its name, its number, and which word of the value is a host's name.
-const TYPES: [(&str, RecordType, Option<usize>); 12] = [
+impl RecordName {
+    /// The whole name, as text.
+    #[must_use]
+    pub fn in_domain(&self, domain: Option<&DomainName>) -> String {
+        match domain.filter(|_| self.is_relative()) {
+            Some(domain) => format!("{self}.{domain}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+/// `web`, `_http._tcp` and `web._http._tcp` lie in the domain; `a.example` and `web.` are whole names.
+fn is_relative(name: &str) -> bool {
+    let plain = name.split('.').filter(|label| !label.starts_with('_'));
+    plain.count() <= 1
+}
+
+/// Every type that a document may give by name: its name, its number, and which word of the value is a host's name.
+const TYPES: [(&str, RecordType, Option<usize>); 14] = [
     ("A", RecordType::A, None),
     ("AAAA", RecordType::AAAA, None),
     ("CAA", RecordType::CAA, None),
     ("CNAME", RecordType::CNAME, Some(0)),
     ("HTTPS", RecordType::HTTPS, Some(1)),
     ("MX", RecordType::MX, Some(1)),
+    ("NAPTR", RecordType::NAPTR, Some(5)),
     ("NS", RecordType::NS, Some(0)),
+    ("PTR", RecordType::PTR, Some(0)),
     ("SRV", RecordType::SRV, Some(3)),
     ("SSHFP", RecordType::SSHFP, None),
     ("SVCB", RecordType::SVCB, Some(1)),
@@ -77,11 +90,45 @@ const TYPES: [(&str, RecordType, Option<usize>); 12] = [
     ("TXT", RecordType::TXT, None),
 ];
 
-/// A type and a value in the form of a zone file: `SRV` and `0 5 80 web`. It exists only if the value is of the type.
+/// A type and a value in the form of a zone file: `SRV` and `0 5 80 web`, or for types without a row above RFC 3597's
+/// `TYPE65280` and `\# 4 0a000001`. It exists only if the value is of the type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordData {
-    row: usize,
+    kind: Kind,
     value: String,
+}
+
+/// A row of [`TYPES`], or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Row(usize),
+    Number(u16),
+}
+
+impl Kind {
+    fn new(word: &str) -> Result<Self, Invalid> {
+        let row = TYPES.iter().position(|t| t.0.eq_ignore_ascii_case(word));
+        if let Some(row) = row {
+            return Ok(Self::Row(row));
+        }
+        let upper = word.to_ascii_uppercase();
+        let number = upper.strip_prefix("TYPE").and_then(|n| n.parse().ok());
+        let Some(number) = number else {
+            let known: Vec<_> = TYPES.iter().map(|t| t.0).collect();
+            let (word, known) = (word.escape_debug(), known.join(", "));
+            return Err(Invalid::new(format!(
+                "`{word}` is none of {known}, nor a number like TYPE65280"
+            )));
+        };
+        if let Some((name, ..)) = TYPES.iter().find(|t| u16::from(t.1) == number) {
+            return Err(Invalid::new(format!("TYPE{number} is {name}: write that")));
+        }
+        // SOA is the zone's own, DNAME would have to be followed, OPT and those from 128 to 255 are no data (RFC 6895).
+        if matches!(number, 0 | 6 | 39 | 41 | 128..=255) {
+            return Err(Invalid::new(format!("a document cannot give TYPE{number}")));
+        }
+        Ok(Self::Number(number))
+    }
 }
 
 impl RecordData {
@@ -90,20 +137,12 @@ impl RecordData {
     /// # Errors
     /// Which types there are, or why the value is none of its type.
     pub fn new(kind: &str, value: &str) -> Result<Self, Invalid> {
-        let row = TYPES.iter().position(|t| t.0.eq_ignore_ascii_case(kind));
-        let row = row.ok_or_else(|| {
-            let known: Vec<_> = TYPES.iter().map(|t| t.0).collect();
-            Invalid::new(format!(
-                "`{}` is none of {}",
-                kind.escape_debug(),
-                known.join(", ")
-            ))
-        })?;
+        let kind = Kind::new(kind)?;
         let value = value.trim().to_owned();
         if value.len() > 4096 {
             return Err(Invalid::new("a record may be at most 4096 characters long"));
         }
-        let data = Self { row, value };
+        let data = Self { kind, value };
         data.encode(None).map_err(|why| {
             let (kind, value) = (data.kind(), data.value.escape_debug());
             Invalid::new(format!(
@@ -115,8 +154,11 @@ impl RecordData {
 
     /// The type's name.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
-        TYPES[self.row].0
+    pub fn kind(&self) -> String {
+        match self.kind {
+            Kind::Row(row) => TYPES[row].0.to_owned(),
+            Kind::Number(number) => format!("TYPE{number}"),
+        }
     }
 
     /// The value.
@@ -128,7 +170,10 @@ impl RecordData {
     /// The type's number.
     #[must_use]
     pub fn code(&self) -> u16 {
-        TYPES[self.row].1.into()
+        match self.kind {
+            Kind::Row(row) => TYPES[row].1.into(),
+            Kind::Number(number) => number,
+        }
     }
 
     /// As it goes over the wire; a host's name without a dot lies in the domain.
@@ -138,7 +183,10 @@ impl RecordData {
     }
 
     fn encode(&self, domain: Option<&DomainName>) -> Result<Vec<u8>, String> {
-        let (_, kind, host) = TYPES[self.row];
+        let (kind, host) = match self.kind {
+            Kind::Row(row) => (TYPES[row].1, TYPES[row].2),
+            Kind::Number(_) => return unknown(&self.value),
+        };
         // A text without quotes is one text, whatever spaces it has.
         if kind == RecordType::TXT && !self.value.contains('"') {
             let chunks = self.value.as_bytes().chunks(255).collect();
@@ -147,7 +195,7 @@ impl RecordData {
                 .map_err(|e| e.to_string());
         }
         let words = self.value.split_whitespace().enumerate().map(|(i, word)| {
-            let plain = Some(i) == host && !word.contains('.');
+            let plain = Some(i) == host && is_relative(word);
             match domain.filter(|_| plain) {
                 Some(domain) => format!("{word}.{domain}").to_ascii_lowercase(),
                 None if Some(i) == host => word.to_ascii_lowercase(),
@@ -158,6 +206,25 @@ impl RecordData {
         let data = RData::try_from_str(kind, &text).map_err(|e| e.to_string())?;
         data.to_bytes().map_err(|e| e.to_string())
     }
+}
+
+/// RFC 3597 section 5: `\# 4 0a000001`, with spaces between the digits wherever one likes.
+fn unknown(value: &str) -> Result<Vec<u8>, String> {
+    const FORM: &str = "write it like `\\# 4 0a000001`";
+    let mut words = value.split_whitespace();
+    let length = match (words.next(), words.next()) {
+        (Some("\\#"), Some(length)) => length.parse::<usize>().map_err(|_| FORM)?,
+        _ => return Err(FORM.to_owned()),
+    };
+    let digits: Vec<u32> = words
+        .flat_map(str::chars)
+        .map(|digit| digit.to_digit(16).ok_or(FORM))
+        .collect::<Result<_, _>>()?;
+    if digits.len() != 2 * length {
+        return Err(format!("these are not {length} bytes"));
+    }
+    let byte = |pair: &[u32]| u8::try_from(pair[0] << 4 | pair[1]).map_err(|_| FORM.to_owned());
+    digits.chunks_exact(2).map(byte).collect()
 }
 
 #[cfg(test)]
@@ -173,7 +240,14 @@ mod tests {
             ("CNAME", "web"),
             ("HTTPS", "1 . alpn=h2"),
             ("MX", "10 mail"),
+            (
+                "NAPTR",
+                "100 10 \"u\" \"E2U+sip\" \"!^.*$!sip:info@example.com!\" .",
+            ),
             ("NS", "ns.example"),
+            ("PTR", "web._http._tcp"),
+            ("TYPE65280", "\\# 4 0a00 0001"),
+            ("type65280", "\\# 0"),
             ("SRV", "0 5 80 web"),
             ("SSHFP", "2 1 123456789abcdef67890123456789abcdef67890"),
             ("SVCB", "1 web port=8080"),
@@ -184,13 +258,21 @@ mod tests {
             ("txt", "v=spf1 -all"),
         ] {
             let data = RecordData::new(kind, value).unwrap();
-            assert!(!data.wire(None).unwrap().is_empty(), "{kind}");
+            assert!(data.wire(None).is_some(), "{kind}");
+            assert_eq!(RecordData::new(&data.kind(), data.value()).unwrap(), data);
         }
         for (kind, value) in [
             ("A", "web"),
             ("SRV", "0 5 web"),
             ("MX", "mail"),
             ("LOC", "here"),
+            ("TYPE1", "\\# 4 0a000001"),
+            ("TYPE41", "\\# 0"),
+            ("TYPE255", "\\# 0"),
+            ("TYPE65280", "0a000001"),
+            ("TYPE65280", "\\# 3 0a000001"),
+            ("TYPE65280", "\\# 1 0g"),
+            ("TYPE65536", "\\# 0"),
             ("CNAME", "a..b"),
         ] {
             assert!(RecordData::new(kind, value).is_err(), "{kind} {value}");
@@ -212,6 +294,12 @@ mod tests {
                 .unwrap()
                 .ends_with(b"\x04mail\x07example\0")
         );
+        let ptr = RecordData::new("PTR", "web._http._tcp").unwrap();
+        assert!(
+            ptr.wire(Some(&lab))
+                .unwrap()
+                .ends_with(b"\x05_http\x04_tcp\x03lab\x04test\0")
+        );
         let txt = RecordData::new("TXT", "v=spf1 -all").unwrap();
         assert_eq!(txt.wire(None).unwrap(), b"\x0bv=spf1 -all");
         for (name, relative) in [
@@ -219,6 +307,7 @@ mod tests {
             ("web", true),
             ("*.apps", true),
             ("_x.web", true),
+            ("web._http._tcp", true),
             ("a.example", false),
             ("_x.a.example", false),
         ] {

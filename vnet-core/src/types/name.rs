@@ -82,6 +82,15 @@ impl DomainName {
                 .is_some_and(|rest| rest.ends_with('.'))
     }
 
+    /// The whole name, as text: one without a dot lies in the domain.
+    #[must_use]
+    pub fn in_domain(&self, domain: Option<&Self>) -> String {
+        match domain.filter(|_| !self.0.contains('.')) {
+            Some(domain) => format!("{self}.{domain}"),
+            None => self.to_string(),
+        }
+    }
+
     /// `label.self`, if that is still a valid name.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ impl Server {
         let seconds = self.lease_seconds(message, guest, (subnet, address));
         let mut record = self.record(now, message, guest, address, seconds);
         record.hostname = self.name_for(guest, subnet, address);
-        let mut kind = LeaseKind::Granted;
+        let mut before = None;
         if let Some(Slot::Held(old)) = self.book.slot(record.address)
             && old.client == record.client
         {
@@ -32,9 +32,19 @@ impl Server {
             if guest.said.is_none() {
                 record.hostname = record.hostname.take().or_else(|| old.hostname.clone());
             }
-            kind = LeaseKind::Renewed;
+            before = Some(old.clone());
         }
         let (mut records, mut events) = self.give_up_others(now, message, guest, address);
+        let same_name = before.as_ref().map(|old| &old.hostname) == Some(&record.hostname);
+        let kind = match same_name {
+            true => LeaseKind::Renewed,
+            false => LeaseKind::Granted,
+        };
+        // With another name it is another lease to all who go by names, DNS first of them.
+        events.extend(before.filter(|_| !same_name).map(|lease| LeaseEvent {
+            kind: LeaseKind::Released,
+            lease,
+        }));
         self.book.grant(record.clone());
         let reply = self.draft(MessageType::Ack, message, from, guest, (subnet, address));
         records.push(Change::Put(record.clone()));

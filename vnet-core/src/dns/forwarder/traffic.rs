@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::super::aliased::Aliased;
 use super::super::directory::{AnchorsId, GroupId, NetworkId};
 use super::super::response::Response;
 use super::super::servers::ServerId;
@@ -61,6 +62,8 @@ pub(in crate::dns) struct Waiter {
     /// Whether it may be told private addresses.
     pub(in crate::dns) private: bool,
     pub(in crate::dns) query: Box<[u8]>,
+    /// Aliases that led to the question.
+    pub(in crate::dns) aliased: Option<Aliased>,
 }
 
 /// What is to be done.

@@ -194,6 +194,7 @@ impl Resolver {
             from: &from,
             way: Way::Check(part),
             private: true,
+            aliased: None,
         };
         self.forward(now, dice, &asker, group, &query, &mut out);
         (!out.is_empty()).then_some(out)

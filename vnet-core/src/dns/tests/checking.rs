@@ -201,3 +201,24 @@ fn a_check_that_comes_back_is_a_loop_and_greed_is_bounded() {
         "no such check"
     );
 }
+
+#[test]
+fn rfc4035_3_2_3_where_an_alias_of_ours_leads_is_checked_and_the_whole_is_not_called_proven() {
+    let mut host = Host::new();
+    assert_eq!(host.ask("safe", "cdn.safe.test. A +do"), "later");
+    let question = wanted(&mut host).remove(0);
+    assert_eq!(crate::dns::wire::text(&question.name), "www.example");
+    let message = fetched(&mut host, &question, &SIGNED);
+    let outcome = Checked::Proven {
+        secure: true,
+        ttl: 60,
+        message,
+    };
+    let whole = "NoError aa ra edns | cdn.safe.test. 10 CNAME www.example.; www.example. 300 A 192.0.2.1 | ";
+    assert_eq!(checked(&mut host, question.ticket, outcome), [whole]);
+    assert_eq!(host.ask("safe", "cdn.safe.test. A +do"), whole, "kept");
+    assert!(
+        host.ask("safe", "www.example. A +do")
+            .starts_with("NoError ra ad edns")
+    );
+}

@@ -84,6 +84,7 @@ pub type Wanted = (NetworkName, Option<Zone>, IfName);
 enum Command {
     Configure(Vec<Wanted>, oneshot::Sender<Vec<(NetworkName, String)>>),
     Names(NetworkName, Vec<NameChange>),
+    Relearn(NetworkName, Vec<NameChange>),
     Stats(oneshot::Sender<Stats>),
 }
 
@@ -124,6 +125,11 @@ impl Dns {
     /// Names of leases come and go.
     pub fn names(&self, network: NetworkName, changes: Vec<NameChange>) {
         self.send(Command::Names(network, changes));
+    }
+
+    /// These are all names that leases give now, whatever was told before.
+    pub fn relearn(&self, network: NetworkName, names: Vec<NameChange>) {
+        self.send(Command::Relearn(network, names));
     }
 
     /// What happened so far.

@@ -284,6 +284,9 @@ impl Worker {
                     self.resolver.change(&network, change);
                 }
             }
+            Command::Relearn(network, names) => {
+                self.resolver.directory_mut().relearn(&network, &names);
+            }
             Command::Stats(reply) => {
                 let _ = reply.send(self.resolver.stats());
             }
