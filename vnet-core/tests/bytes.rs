@@ -90,14 +90,18 @@ fn server() -> Server {
 #[test]
 fn dhcpv6_messages() {
     let mut server = server();
+    let mut stations = 0;
     let mut answered = 0;
     let address: Ipv6Addr = "fe80::5054:ff:fe00:1".parse().unwrap();
     feed("dhcp6", |bytes| {
         let Ok(message) = Message::parse(bytes) else {
             return;
         };
+        // Each from a station of its own: one alone has its share and no more.
+        stations += 1;
+        let [_, a, b, c] = u32::to_be_bytes(stations);
         let from = Sender {
-            mac: Some(Mac([0x52, 0x54, 0, 0, 0, 1])),
+            mac: Some(Mac([0x52, 0x54, 0, a, b, c])),
             address,
             to: vnet_core::dhcp::v6::SERVERS,
         };
