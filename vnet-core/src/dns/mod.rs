@@ -23,6 +23,7 @@ mod resolver;
 mod response;
 mod reverse;
 mod servers;
+pub(crate) mod shares;
 pub(crate) mod slab;
 
 #[cfg(test)]

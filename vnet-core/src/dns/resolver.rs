@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::answer::{Answer, From, Refusal};
 use super::cache::{Cache, Key};
 use super::directory::{Directory, GroupId, NameChange};
-use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Waiter, Way};
-use super::response::{Age, Response};
+use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Outcome, Waiter, Way};
+use super::response::{Age, Private, Response};
 use super::servers::{ServerId, Target};
 use super::wire::{self, NameBuf, Query, Reject, ede, flag, rcode};
 use crate::types::NetworkName;
@@ -311,7 +311,7 @@ impl Resolver {
     ) -> Result<(), bool> {
         let hit = self.cache.find(now, key.as_bytes()).ok_or(false)?;
         let old = hit.age == Age::Stale;
-        if old {
+        if old && !hit.rests {
             let servers = self.servers(group);
             if !self.forwarder.servers.all_down(now, &servers) {
                 return Err(true);
@@ -333,23 +333,28 @@ impl Resolver {
     /// Keeps what came, and tells it to all who waited.
     fn settle(&mut self, now: u64) {
         for done in std::mem::take(&mut self.forwarder.done) {
-            let mut answer = done.response.map(|response| (response, Age::Seconds(0)));
-            let failed = answer
-                .as_ref()
-                .is_none_or(|(r, _)| r.code() == rcode::SERV_FAIL);
-            if failed && !done.waiters.is_empty() {
-                // Anything we ever knew is better than a failure.
-                let kept = self.cache.find(now, &done.key);
-                let kept = kept.filter(|hit| hit.response.code() != rcode::SERV_FAIL);
-                answer = kept.map(|hit| (hit.response, hit.age)).or(answer);
-            }
-            if let Some((response, Age::Seconds(0))) = &answer {
-                self.cache.insert(now, &done.key, response);
-            }
+            let answer = self.keep(now, &done.key, &done.outcome);
             for waiter in done.waiters {
                 self.tell(&waiter, answer.as_ref());
             }
         }
+    }
+
+    /// Keeps what came of a question. What is told of it: anything we ever knew is better than a failure.
+    fn keep(&mut self, now: u64, key: &[u8], outcome: &Outcome) -> Option<(Arc<Response>, Age)> {
+        let response = match outcome {
+            Outcome::Said(response) => Some(Arc::clone(response)),
+            Outcome::Silence(question) => Response::silence(question).map(Arc::new),
+            Outcome::Pending => None,
+        };
+        if response.as_ref().is_none_or(|r| r.is_failure())
+            && let Some(hit) = self.cache.fall_back(now, key)
+        {
+            return Some((hit.response, hit.age));
+        }
+        let response = response?;
+        self.cache.insert(now, key, &response);
+        Some((response, Age::Seconds(0)))
     }
 
     fn tell(&mut self, waiter: &Waiter, answer: Option<&(Arc<Response>, Age)>) {
@@ -361,8 +366,9 @@ impl Resolver {
         let counters = counters.filter(|_| !matches!(waiter.way, Way::Check(_)));
         match answer {
             Some((response, age)) => {
-                if let Some(counters) = counters.filter(|_| *age == Age::Stale) {
-                    counters.stale += 1;
+                if let Some(counters) = counters {
+                    counters.stale += u64::from(*age == Age::Stale);
+                    counters.failed += u64::from(response.is_silence());
                 }
                 give(
                     response,
@@ -454,7 +460,7 @@ impl Asker<'_> {
             client: self.from.address,
             host: self.from.host,
             private: self.private,
-            query: query.bytes.into(),
+            query: query.brief(),
         }
     }
 }
@@ -495,10 +501,10 @@ fn give(
     limit: usize,
     out: &mut Vec<u8>,
 ) {
-    if response.private && !private {
+    if response.private == Private::InAnswer && !private {
         wire::refusal(out, query, flag::RA, rcode::REFUSED, ede::BLOCKED);
     } else {
-        response.write(query, age, limit, out);
+        response.write(query, age, private, limit, out);
     }
 }
 
