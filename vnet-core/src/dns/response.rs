@@ -391,6 +391,21 @@ impl Walk {
     }
 }
 
+/// Makes a message that many seconds older. What is malformed stays as it is: nobody will take it.
+#[cfg(any(feature = "host", test))]
+pub(super) fn age(message: &mut [u8], seconds: u32) {
+    let Some(mut at) = question_end(message).filter(|_| seconds > 0) else {
+        return;
+    };
+    while let Some(record) = record_at(message, at) {
+        if record.rtype != rtype::OPT {
+            let ttl = record.ttl.min(WEEK).saturating_sub(seconds);
+            message[record.ttl_at..record.ttl_at + 4].copy_from_slice(&ttl.to_be_bytes());
+        }
+        at = record.end;
+    }
+}
+
 /// The end of the one question.
 fn question_end(message: &[u8]) -> Option<usize> {
     if u16_at(message, 4)? != 1 {
