@@ -107,6 +107,10 @@ impl Cache {
         self.used
     }
 
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Keeps an answer, in place of an older one. A failure never takes the place of a good answer that could still
     /// be served stale.
     pub(super) fn insert(&mut self, now: u64, key: &[u8], response: &Arc<Response>) {
@@ -180,6 +184,13 @@ impl Cache {
         let entry = self.entries.get_mut(self.newest)?;
         entry.rests_until = now + RECHECK;
         Some(hit)
+    }
+
+    /// Forgets everything; how many answers that was.
+    pub(super) fn clear(&mut self) -> usize {
+        let count = self.len();
+        *self = Self::new(self.limit);
+        count
     }
 
     fn forget(&mut self, slot: usize) {

@@ -135,6 +135,13 @@ impl Session {
         Some(stream)
     }
 
+    /// Nobody waits for an answer any more (CANCEL, section 7).
+    pub(crate) fn cancel(&mut self, stream: u32) {
+        if self.bodies.remove(&stream).is_some() {
+            self.frame(kind::RST_STREAM, 0, stream, &8u32.to_be_bytes());
+        }
+    }
+
     /// Whether it takes no more questions, ever: what is in flight may still be answered.
     #[must_use]
     pub(crate) fn is_closing(&self) -> bool {
@@ -273,10 +280,8 @@ impl Session {
             return Ok(());
         };
         if body.bytes.len() + data.len() > MOST_BODY {
-            self.bodies.remove(&stream);
+            self.cancel(stream);
             self.ended.push_back((stream, None));
-            // CANCEL (section 7).
-            self.frame(kind::RST_STREAM, 0, stream, &8u32.to_be_bytes());
             return Ok(());
         }
         body.bytes.extend_from_slice(data);

@@ -1,6 +1,7 @@
 //! One query from its bytes to its answer: directory first, then cache, then upstreams. No sockets here.
 
 mod checking;
+mod explain;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use super::wire::{self, NameBuf, Query, Reject, ede, flag, rcode};
 use crate::types::NetworkName;
 pub use checking::Checked;
 use checking::Checks;
+pub use explain::{Explained, UpstreamState, Whose};
 
 /// Queries by what became of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,12 +70,27 @@ pub struct Stats {
     pub cache_entries: u64,
     /// Bytes the cache holds.
     pub cache_bytes: u64,
+    /// Bytes it may hold.
+    pub cache_limit: u64,
     /// Questions that upstreams were asked, with repetitions.
     pub upstream_sent: u64,
     /// Upstreams that did not answer in time.
     pub upstream_timeouts: u64,
     /// Messages from upstreams that were no answer to anything asked.
     pub upstream_spoofed: u64,
+    /// Every upstream that was asked since the start, and how it does.
+    pub upstreams: Vec<UpstreamState>,
+}
+
+/// When a message gets its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is written.
+    Now,
+    /// It comes among [`Resolver::replies`].
+    Later,
+    /// It is no query: an answer to it could make a loop.
+    Never,
 }
 
 /// Directory, cache and forwarder at work together.
@@ -143,10 +160,12 @@ impl Resolver {
 
     /// Adds what happened so far.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self, now: u64) -> Stats {
         let mut stats = Stats {
             cache_entries: self.cache.len() as u64,
             cache_bytes: self.cache.bytes() as u64,
+            cache_limit: self.cache.limit() as u64,
+            upstreams: self.states(now),
             upstream_sent: self.forwarder.sent,
             upstream_timeouts: self.forwarder.timeouts,
             upstream_spoofed: self.forwarder.spoofed,
@@ -169,7 +188,7 @@ impl Resolver {
         way: Way,
         message: &[u8],
         out: &mut Vec<u8>,
-    ) {
+    ) -> Fate {
         out.clear();
         if self.counters.len() <= from.network.index() {
             self.counters
@@ -181,11 +200,13 @@ impl Resolver {
             Ok(query) => query,
             Err(reject) => {
                 counters.malformed += 1;
-                match reject {
-                    Reject::Silent => {}
-                    Reject::Code(code) => wire::reject(out, message, code),
-                }
-                return;
+                return match reject {
+                    Reject::Silent => Fate::Never,
+                    Reject::Code(code) => {
+                        wire::reject(out, message, code);
+                        Fate::Now
+                    }
+                };
             }
         };
         match self.directory.answer(from, &query, limit(way, &query), out) {
@@ -210,6 +231,11 @@ impl Resolver {
                     Some(anchors) => self.check(now, &asker, group, anchors, &query, out),
                 }
             }
+        }
+        if out.is_empty() {
+            Fate::Later
+        } else {
+            Fate::Now
         }
     }
 

@@ -116,6 +116,11 @@ impl Server {
         }
     }
 
+    /// How long it takes to answer, if it ever did.
+    pub(super) fn took(&self) -> Option<u64> {
+        self.last_heard.map(|_| self.smoothed)
+    }
+
     /// It answered something that was sent at `sent`.
     pub(super) fn heard(&mut self, now: u64, sent: u64) {
         let took = now.saturating_sub(sent).max(1);
@@ -208,6 +213,10 @@ impl Servers {
             attacked_until: 0,
         });
         id
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = ServerId> + use<> {
+        (0..u32::try_from(self.all.len()).unwrap_or(u32::MAX)).map(ServerId)
     }
 
     pub(super) fn get(&self, id: ServerId) -> Option<&Server> {

@@ -40,6 +40,15 @@ pub mod rtype {
     pub const ANY: u16 = 255;
 }
 
+/// A type by its name, as people write it (`AAAA`).
+#[must_use]
+pub fn rtype_of(name: &str) -> Option<u16> {
+    let parsed = name.to_ascii_uppercase().parse();
+    parsed
+        .ok()
+        .map(|kind: hickory_proto::rr::RecordType| kind.into())
+}
+
 /// Response codes.
 #[allow(missing_docs, reason = "the names are the registry's")]
 pub mod rcode {

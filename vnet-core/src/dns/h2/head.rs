@@ -204,7 +204,7 @@ mod tests {
                         .map(|i| if code >> i & 1 == 1 { '1' } else { '0' }),
                 );
             }
-            while bits.len() % 8 != 0 {
+            while !bits.len().is_multiple_of(8) {
                 bits.push('1');
             }
             let bytes: Vec<u8> = (0..bits.len())

@@ -153,7 +153,7 @@ fn who_kept_the_case_is_not_taken_to_have_lost_it() {
     let good = sent.answer(&["averylongname.example. 300 A 192.0.2.1"]);
     let told = host.hear(&sent, &good);
     assert!(told[0].contains("192.0.2.1"), "{told:?}");
-    assert_eq!(host.resolver.stats().upstream_spoofed, 1);
+    assert_eq!(host.resolver.stats(host.now).upstream_spoofed, 1);
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn rfc5452_9_3_who_is_forged_is_asked_by_connection() {
         host.hear(&sent, &good);
     }
     assert_eq!(
-        host.resolver.stats().upstream_spoofed,
+        host.resolver.stats(host.now).upstream_spoofed,
         0,
         "late, or twice, is no forgery"
     );
@@ -486,4 +486,47 @@ fn one_network_cannot_take_all() {
     let to = ["192.0.2.53:53".parse().unwrap()];
     host.resolver.follow(targets(&to), Vec::new());
     assert!(ask(&mut host, "open", 1), "another network is served");
+}
+
+/// What a person is told of a name, without anybody being asked.
+#[test]
+fn a_name_is_explained() {
+    let mut host = Host::new();
+    let explain = |host: &mut Host, network: &str, name: &str| {
+        let network = Host::network(network);
+        host.resolver.explain(host.now, &network, name, 1).unwrap()
+    };
+    let own = explain(&mut host, "lab", "web.lab.test");
+    assert_eq!(own.whose, Whose::Ours);
+    assert_eq!(own.records, ["web.lab.test. 10 A 10.94.1.9"]);
+    let none = explain(&mut host, "lab", "no.lab.test");
+    assert_eq!(none.whose, Whose::NoSuchName);
+    let refused = explain(&mut host, "alone", "example.com");
+    assert!(matches!(refused.whose, Whose::Refused(_)));
+    let asked = explain(&mut host, "lab", "Example.com");
+    assert_eq!((asked.whose, asked.protected), (Whose::Upstreams, true));
+    assert_eq!(asked.upstreams[0].endpoint, "192.0.2.53:53");
+    assert_eq!(
+        (asked.upstreams[0].up, asked.upstreams[0].milliseconds),
+        (true, None)
+    );
+    assert!(host.asked().is_empty());
+    assert!(explain(&mut host, "safe", "example.com").checked);
+    host.fetch("example.com. A", &A);
+    host.now += 100_000;
+    let kept = explain(&mut host, "lab", "example.com");
+    assert_eq!(kept.whose, Whose::Kept(200));
+    assert_eq!(kept.records, ["example.com. 200 A 192.0.2.1"]);
+    assert!(kept.upstreams[0].milliseconds.is_some());
+    host.now += 300_000;
+    assert_eq!(explain(&mut host, "lab", "example.com").whose, Whose::Stale);
+    assert_eq!(host.resolver.flush(), 1);
+    assert_eq!(
+        explain(&mut host, "lab", "example.com").whose,
+        Whose::Upstreams
+    );
+    assert_eq!(host.resolver.stats(host.now).cache_entries, 0);
+    let network = Host::network("lab");
+    let long = "x".repeat(64);
+    assert!(host.resolver.explain(0, &network, &long, 1).is_none());
 }
