@@ -52,6 +52,9 @@ pub struct Args {
     /// Certificates of those who may vouch for upstreams over TLS and HTTPS; the system's when left out.
     #[arg(long, env = "SSL_CERT_FILE")]
     ca_file: Option<PathBuf>,
+    /// KiB of upstreams' answers that are kept, for all networks together; 8192 when left out, 0 keeps none.
+    #[arg(long, value_name = "KIB")]
+    dns_cache: Option<usize>,
     /// The system's bus, by which systemd-resolved (where it runs) learns the networks' names.
     #[arg(long, default_value = SYSTEM_BUS)]
     system_bus: PathBuf,
@@ -179,6 +182,7 @@ async fn tools(args: &Args) -> Result<Tools> {
         resolv_conf: args.resolv_conf.clone(),
         authorities: args.ca_file.clone(),
         bus: Some(args.system_bus.clone()),
+        cache: args.dns_cache.map(|kib| kib.saturating_mul(1024)),
     })
     .context("the DNS service")?;
     Ok(Tools {

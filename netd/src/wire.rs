@@ -244,6 +244,83 @@ impl DhcpShare {
     }
 }
 
+/// How DNS does.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DnsView {
+    /// Answers of upstreams that are kept.
+    pub cache_entries: u64,
+    /// Bytes they take.
+    pub cache_bytes: u64,
+    /// Bytes they may take.
+    pub cache_limit: u64,
+    /// Questions that upstreams were asked, with repetitions.
+    pub upstream_sent: u64,
+    /// Times that one did not answer in time.
+    pub upstream_timeouts: u64,
+    /// Messages in an upstream's name that were no answer to anything asked.
+    pub upstream_spoofed: u64,
+    /// Every upstream that was asked since the start.
+    pub upstreams: Vec<DnsUpstream>,
+    /// Every network that is served.
+    pub networks: Vec<DnsNetwork>,
+}
+
+/// An upstream, and how it does.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DnsUpstream {
+    /// Where it is.
+    pub endpoint: String,
+    /// Whether it answers, as far as is known.
+    pub up: bool,
+    /// How long it takes to answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub milliseconds: Option<u64>,
+    /// Whether it does not know EDNS.
+    pub no_edns: bool,
+}
+
+/// What a network's guests asked, by what became of it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DnsNetwork {
+    /// The network.
+    pub network: String,
+    /// Messages received.
+    pub queries: u64,
+    /// Answered from our own names.
+    pub local: u64,
+    /// Answered that the name does not exist, on our own authority.
+    pub no_such_name: u64,
+    /// Answered from what was kept.
+    pub cached: u64,
+    /// Answered from what was kept though too old, because no upstream answered.
+    pub stale: u64,
+    /// Asked upstream.
+    pub forwarded: u64,
+    /// Refused by rule.
+    pub refused: u64,
+    /// Not understood.
+    pub malformed: u64,
+    /// Refused because the asker has too much in flight.
+    pub limited: u64,
+    /// Not answered by any upstream.
+    pub failed: u64,
+}
+
+/// What guests are told of a name, and why.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DnsLookup {
+    /// Whose word it is, in words.
+    pub whose: String,
+    /// The records, or the code, as far as they are known without asking anybody.
+    pub records: Vec<String>,
+    /// Who is asked, in order.
+    pub upstreams: Vec<DnsUpstream>,
+    /// Whether signatures are checked.
+    pub checked: bool,
+    /// Whether inner addresses are refused of upstreams.
+    pub protected: bool,
+}
+
 /// A lease.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LeaseView {

@@ -52,6 +52,7 @@ impl DnsHost {
                 resolv_conf: path.clone(),
                 authorities,
                 bus,
+                cache: None,
             })
         })??;
         Ok(Self {

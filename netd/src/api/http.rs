@@ -26,8 +26,8 @@ use super::Listening;
 use crate::driver::{Command, Handle, Refusal, Reply};
 use crate::privilege::Peer;
 use crate::wire::{
-    Applied, ApplyReply, ApplyRequest, ErrorBody, Event, LeaseView, NetworkView, Outcome,
-    PortRequest, PortView, PublishRequest, PublishView, Status,
+    Applied, ApplyReply, ApplyRequest, DnsLookup, DnsView, ErrorBody, Event, LeaseView,
+    NetworkView, Outcome, PortRequest, PortView, PublishRequest, PublishView, Status,
 };
 
 /// Answers requests until the daemon ends.
@@ -118,6 +118,9 @@ pub fn openapi() -> serde_json::Result<String> {
         lease,
         release,
         reserve,
+        dns,
+        flush_dns,
+        look_up,
         publications,
         publish,
         unpublish,
@@ -148,6 +151,9 @@ fn router(driver: Handle) -> Router {
         .route("/v1/leases", get(leases))
         .route("/v1/leases/{network}/{address}", get(lease).delete(release))
         .route("/v1/leases/{network}/{address}/reserve", post(reserve))
+        .route("/v1/dns", get(dns))
+        .route("/v1/dns/flush", post(flush_dns))
+        .route("/v1/dns/{network}/lookup", get(look_up))
         .route("/v1/publications", get(publications))
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(document))
@@ -376,6 +382,36 @@ async fn release(
 ) -> Answer<Outcome> {
     let (network, address) = leased(&network, &address)?;
     ask(&driver, |r| Command::Release(network, address, r)).await
+}
+
+#[utoipa::path(get, path = "/v1/dns", responses((status = 200, body = DnsView)))]
+async fn dns(State(driver): State<Handle>) -> Answer<DnsView> {
+    ask(&driver, Command::Dns).await
+}
+
+#[utoipa::path(post, path = "/v1/dns/flush", responses((status = 200, description = "What upstreams said is forgotten", body = Outcome)))]
+async fn flush_dns(State(driver): State<Handle>) -> Answer<Outcome> {
+    ask(&driver, Command::FlushDns).await
+}
+
+/// A question.
+#[derive(Debug, Deserialize, IntoParams)]
+struct Asked {
+    /// The name.
+    name: String,
+    /// The type of records; `A` when left out.
+    r#type: Option<String>,
+}
+
+#[utoipa::path(get, path = "/v1/dns/{network}/lookup", params(("network" = String, Path), Asked), responses((status = 200, body = DnsLookup), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+async fn look_up(
+    State(driver): State<Handle>,
+    Path(network): Path<String>,
+    Query(asked): Query<Asked>,
+) -> Answer<DnsLookup> {
+    let network: NetworkName = network.parse()?;
+    let kind = asked.r#type.unwrap_or_else(|| "A".to_owned());
+    ask(&driver, |r| Command::LookUp(network, asked.name, kind, r)).await
 }
 
 #[utoipa::path(get, path = "/v1/publications", params(Of), responses((status = 200, body = Vec<PublishView>)))]

@@ -4,6 +4,7 @@
 
 mod apply;
 mod client;
+mod dns;
 mod event;
 mod lease;
 mod network;
@@ -77,6 +78,9 @@ enum Noun {
     /// Leases: who has which address
     #[command(subcommand, visible_alias = "leases")]
     Lease(lease::Verb),
+    /// DNS: what was asked, whose word a name is, forgetting what is kept
+    #[command(subcommand)]
+    Dns(dns::Verb),
     /// Publish a guest's port on the host; without arguments, list what is published
     Publish(publish::Args),
     /// Take a publication back
@@ -98,6 +102,7 @@ pub fn main(args: Args) -> ExitCode {
         Noun::Network(verb) => network::run(verb, &client, &out),
         Noun::Port(verb) => port::run(verb, &client, &out),
         Noun::Lease(verb) => lease::run(verb, &client, &out),
+        Noun::Dns(verb) => dns::run(verb, &client, &out),
         Noun::Publish(args) => publish::run(args, &client, &out),
         Noun::Unpublish(args) => publish::take_back(&args, &client, &out),
         Noun::Apply(args) => apply::run(&args, &client, &out),

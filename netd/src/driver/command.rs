@@ -10,8 +10,8 @@ use vnet_core::types::{Invalid, NetworkName};
 
 use super::events::Events;
 use crate::wire::{
-    ApplyReply, ApplyRequest, LeaseView, NetworkView, Outcome, PortRequest, PortView,
-    PublishRequest, PublishView, Status,
+    ApplyReply, ApplyRequest, DnsLookup, DnsView, LeaseView, NetworkView, Outcome, PortRequest,
+    PortView, PublishRequest, PublishView, Status,
 };
 
 /// Where an answer goes.
@@ -58,6 +58,12 @@ pub enum Command {
     Reserve(NetworkName, IpAddr, Reply<Outcome>),
     /// End a lease.
     Release(NetworkName, IpAddr, Reply<Outcome>),
+    /// How DNS does.
+    Dns(Reply<DnsView>),
+    /// Forget what upstreams said.
+    FlushDns(Reply<Outcome>),
+    /// What guests of a network are told of a name: the name, the type.
+    LookUp(NetworkName, String, String, Reply<DnsLookup>),
     /// Every publication (of one network).
     Publications(Option<String>, Reply<Vec<PublishView>>),
     /// Publish a guest's port.

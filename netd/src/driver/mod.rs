@@ -16,6 +16,7 @@
 //! | `change` | plan, execute, verify, persist |
 //! | `networks`, `ports`, `leases`, `publications` | the verbs |
 //! | `backends` | the processes that serve vhost-user ports |
+//! | `dns` | what the DNS service has to tell |
 //! | `ipv6` | the IPv6 addresses that are a port's own |
 //! | `services` | what DHCP and DNS are told, and what they tell |
 //! | `slaac` | names of the addresses that guests make |
@@ -27,6 +28,7 @@ mod admit;
 mod backends;
 mod change;
 mod command;
+mod dns;
 mod events;
 mod ipv6;
 mod keeper;
@@ -192,6 +194,11 @@ impl Driver {
             }
             Command::Release(network, address, reply) => {
                 drop(reply.send(self.release(&network, address).await))
+            }
+            Command::Dns(reply) => drop(reply.send(Ok(self.show_dns().await))),
+            Command::FlushDns(reply) => drop(reply.send(Ok(self.flush_dns().await))),
+            Command::LookUp(network, name, kind, reply) => {
+                drop(reply.send(self.look_up(&network, &name, &kind).await))
             }
             Command::Publications(of, reply) => {
                 drop(reply.send(Ok(self.show_publications(of.as_deref()))))

@@ -148,7 +148,7 @@ impl Driver {
         Ok((next, changes, notes))
     }
 
-    fn known(&self, name: &NetworkName) -> Result<(), Refusal> {
+    pub(super) fn known(&self, name: &NetworkName) -> Result<(), Refusal> {
         if self.world.networks.contains_key(name) {
             return Ok(());
         }

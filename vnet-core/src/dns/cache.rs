@@ -13,6 +13,8 @@ use super::wire::{MAX_NAME, Query, flag};
 
 /// How long an answer may be served after its time, if no upstream answers (RFC 8767 section 4: one to three days).
 const STALE: u64 = 86_400_000;
+/// How long nobody is asked again about what is stale after that failed (RFC 8767 section 5: 30 seconds).
+const RECHECK: u64 = 30_000;
 /// What an entry costs beside its bytes: the entry, its slot, its place in the table.
 const OVERHEAD: usize = 192;
 const NONE: usize = usize::MAX;
@@ -59,6 +61,8 @@ struct Entry {
     key: Arc<[u8]>,
     response: Arc<Response>,
     stored: u64,
+    /// Until when nobody is asked though it is stale.
+    rests_until: u64,
     newer: usize,
     older: usize,
 }
@@ -79,6 +83,8 @@ pub(super) struct Cache {
 pub(super) struct Hit {
     pub(super) response: Arc<Response>,
     pub(super) age: Age,
+    /// Whether it is stale, and who was asked of late failed: it is what there is.
+    pub(super) rests: bool,
 }
 
 impl Cache {
@@ -101,6 +107,10 @@ impl Cache {
         self.used
     }
 
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Keeps an answer, in place of an older one. A failure never takes the place of a good answer that could still
     /// be served stale.
     pub(super) fn insert(&mut self, now: u64, key: &[u8], response: &Arc<Response>) {
@@ -109,14 +119,8 @@ impl Cache {
             return;
         }
         if let Some(old) = self.index.get(key).copied() {
-            // A forgery is no mere failure: nothing older stands in for it.
-            let failure =
-                response.code() == super::wire::rcode::SERV_FAIL && response.told.is_none();
-            let better = self
-                .entries
-                .get(old)
-                .is_some_and(|e| e.response.code() != response.code());
-            if failure && better {
+            let better = |e: &Entry| !e.response.is_failure();
+            if response.is_failure() && self.entries.get(old).is_some_and(better) {
                 return;
             }
             self.forget(old);
@@ -129,6 +133,7 @@ impl Cache {
             key: Arc::clone(&key),
             response: Arc::clone(response),
             stored: now,
+            rests_until: 0,
             newer: NONE,
             older: NONE,
         });
@@ -145,11 +150,17 @@ impl Cache {
             now.saturating_sub(entry.stored),
             u64::from(entry.response.ttl) * 1000,
         );
-        if age >= ttl + STALE {
+        let most = if entry.response.is_failure() {
+            0
+        } else {
+            STALE
+        };
+        if age >= ttl + most {
             self.forget(slot);
             return None;
         }
         let response = Arc::clone(&entry.response);
+        let rests = now < entry.rests_until;
         let age = if age < ttl {
             Age::Seconds(u32::try_from(age / 1000).unwrap_or(u32::MAX))
         } else {
@@ -159,7 +170,27 @@ impl Cache {
             self.unlink(slot);
             self.link(slot);
         }
-        Some(Hit { response, age })
+        Some(Hit {
+            response,
+            age,
+            rests,
+        })
+    }
+
+    /// Nobody knows better now than what is kept, if that is more than a failure: it is told, and for a while nobody is
+    /// asked again.
+    pub(super) fn fall_back(&mut self, now: u64, key: &[u8]) -> Option<Hit> {
+        let hit = self.find(now, key).filter(|h| !h.response.is_failure())?;
+        let entry = self.entries.get_mut(self.newest)?;
+        entry.rests_until = now + RECHECK;
+        Some(hit)
+    }
+
+    /// Forgets everything; how many answers that was.
+    pub(super) fn clear(&mut self) -> usize {
+        let count = self.len();
+        *self = Self::new(self.limit);
+        count
     }
 
     fn forget(&mut self, slot: usize) {

@@ -11,22 +11,25 @@
 //! time and randomness come in, effects go out.
 
 mod asking;
+mod late;
 mod question;
+mod sending;
 mod traffic;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::response::Response;
 use super::servers::{ServerId, Servers};
+use super::shares::{Holder, Share, Shares};
 use super::slab::Slab;
-use asking::{Asking, Attempt, choose};
-use question::{Belief, believe, compose, mangle};
-pub(super) use traffic::{Declined, Done, Waiter};
+use asking::{Asking, Attempt, Manner, With};
+use late::Late;
+use question::{Belief, believe};
+pub(super) use traffic::{Declined, Done, Outcome, Waiter};
 pub use traffic::{Effect, Limits, Question, Way};
 
-use super::wire::{HEADER, Query, flag, rcode, u16_at};
+use super::wire::{HEADER, Query, flag, u16_at};
 
 /// Sockets per upstream: an off-path forger has to guess the port of one of them too.
 pub const LANES: u8 = 8;
@@ -51,7 +54,8 @@ pub(super) struct Forwarder {
     by_key: HashMap<Box<[u8]>, usize>,
     by_message: HashMap<(ServerId, u8, u16), usize>,
     timers: BTreeSet<(u64, usize)>,
-    clients: HashMap<IpAddr, u32>,
+    late: Late,
+    shares: Shares,
     generation: u64,
     pub(super) effects: VecDeque<Effect>,
     pub(super) done: Vec<Done>,
@@ -69,7 +73,8 @@ impl Forwarder {
             by_key: HashMap::new(),
             by_message: HashMap::new(),
             timers: BTreeSet::new(),
-            clients: HashMap::new(),
+            late: Late::default(),
+            shares: Shares::new(limits.in_flight, limits.per_client),
             generation: 0,
             effects: VecDeque::new(),
             done: Vec::new(),
@@ -99,31 +104,31 @@ impl Forwarder {
         waiter: Waiter,
         has_stale: bool,
     ) -> Result<(), Declined> {
-        let load = self.clients.get(&waiter.client).copied().unwrap_or(0);
-        if load >= self.limits.per_client {
-            return Err(Declined::Busy);
-        }
+        let holder = Holder {
+            network: waiter.network,
+            address: waiter.client,
+        };
         let tcp = waiter.way.is_wide();
         if let Some(slot) = self.by_key.get(key).copied() {
-            return self.join(slot, waiter);
+            return self.join(slot, waiter, holder);
         }
         if servers.is_empty() {
             return Err(Declined::Nobody);
         }
-        // The last eighth is for those who have little in flight.
-        let full = self.asking.len() >= self.limits.in_flight;
-        if full || load > 0 && self.asking.len() >= self.limits.in_flight / 8 * 7 {
+        // Questions that go on though who asked them was told something older.
+        if self.asking.len() >= self.limits.in_flight {
             return Err(Declined::Busy);
         }
-        *self.clients.entry(waiter.client).or_default() += 1;
+        let share = self.shares.take(holder).ok_or(Declined::Busy)?;
         self.generation += 1;
         let slot = self.asking.insert(Asking {
             key: key.into(),
             servers: Arc::clone(servers),
             question: query.bytes[HEADER..query.question_end].into(),
-            flags: query.flags & (flag::CD | flag::AD),
+            // RFC 6840 section 5.7: whether it is authentic is wanted by whoever asks next.
+            flags: query.flags & flag::CD | flag::AD,
             dnssec_ok: query.dnssec_ok(),
-            waiters: vec![waiter],
+            waiters: vec![(waiter, share)],
             attempts: Vec::with_capacity(1),
             tried: Vec::new(),
             sends: 0,
@@ -138,7 +143,7 @@ impl Forwarder {
         Ok(())
     }
 
-    fn join(&mut self, slot: usize, waiter: Waiter) -> Result<(), Declined> {
+    fn join(&mut self, slot: usize, waiter: Waiter, holder: Holder) -> Result<(), Declined> {
         let Some(asking) = self.asking.get_mut(slot) else {
             return Err(Declined::Busy);
         };
@@ -151,8 +156,8 @@ impl Forwarder {
         if waiter.host || asking.attempts.iter().any(asked) {
             return Err(Declined::Loop);
         }
-        *self.clients.entry(waiter.client).or_default() += 1;
-        asking.waiters.push(waiter);
+        let share = self.shares.take(holder).ok_or(Declined::Busy)?;
+        asking.waiters.push((waiter, share));
         Ok(())
     }
 
@@ -167,7 +172,9 @@ impl Forwarder {
     ) {
         let id = u16_at(message, 0).unwrap_or(0);
         let Some(slot) = self.by_message.get(&(server, lane, id)).copied() else {
-            self.spoofed += 1;
+            if !self.late.expects(server, lane, id) {
+                self.forged(now, server);
+            }
             return;
         };
         let Some(asking) = self.asking.get_mut(slot) else {
@@ -177,37 +184,58 @@ impl Forwarder {
         let Some(at) = asking.attempts.iter().position(same) else {
             return;
         };
-        let mut belief = believe(message, &asking.attempts[at].question);
-        if belief == Belief::OtherCase && self.servers.get(server).is_some_and(|s| s.no_case) {
-            belief = Belief::Yes;
-        }
+        let attempt = &asking.attempts[at];
+        let (belief, manner) = (believe(message, &attempt.question), attempt.manner);
         match belief {
-            Belief::No => self.spoofed += 1,
-            Belief::OtherCase => {
-                self.heard(now, slot, at);
-                if let Some(server) = self.servers.get_mut(server) {
-                    server.no_case = true;
-                }
-                self.again(now, dice, slot, at);
+            Belief::No => self.forged(now, server),
+            Belief::OtherCase if manner.case == With::Yes => {
+                self.other_case(now, dice, slot, at, server);
             }
-            Belief::NoEdns => {
-                self.heard(now, slot, at);
-                let first = self
-                    .servers
-                    .get_mut(server)
-                    .is_some_and(|s| !std::mem::replace(&mut s.no_edns, true));
-                if first {
-                    self.again(now, dice, slot, at);
-                } else {
-                    self.drop_attempt(slot, at);
-                    self.next_or_fail(now, dice, slot);
-                }
-            }
-            Belief::Yes => {
-                self.heard(now, slot, at);
-                self.answered(now, dice, slot, at, message);
-            }
+            Belief::Complaint(code) => self.complained(now, dice, slot, at, code),
+            Belief::Yes | Belief::OtherCase => self.answered(now, dice, slot, at, message),
         }
+    }
+
+    /// A message that nobody who was asked sent, as far as we know.
+    fn forged(&mut self, now: u64, server: ServerId) {
+        self.spoofed += 1;
+        if let Some(server) = self.servers.get_mut(server) {
+            server.forged(now);
+        }
+    }
+
+    /// The number is right and the case of the name is not. Of one who has kept it, that is a forgery, unless a connection
+    /// brings the same; the others are asked again in plain case, to see whether they just cannot.
+    fn other_case(&mut self, now: u64, dice: Dice<'_>, slot: usize, at: usize, id: ServerId) {
+        let Some(manner) = self.asking.get(slot).map(|a| a.attempts[at].manner) else {
+            return;
+        };
+        let keeps = self.servers.get(id).is_some_and(|s| s.case.is_shown(now));
+        if keeps {
+            self.forged(now, id);
+            self.stream(now, dice, slot, id, manner);
+            self.schedule(slot, now);
+        } else {
+            self.heard(now, slot, at);
+            let case = With::Trial;
+            self.again(now, dice, slot, at, Manner { case, ..manner });
+        }
+    }
+
+    /// It was not understood, by one who shows no EDNS: perhaps it is understood without.
+    fn complained(&mut self, now: u64, dice: Dice<'_>, slot: usize, at: usize, code: u8) {
+        self.heard(now, slot, at);
+        let Some(asking) = self.asking.get_mut(slot) else {
+            return;
+        };
+        let manner = asking.attempts[at].manner;
+        if manner.edns == With::Yes {
+            let edns = With::Trial;
+            return self.again(now, dice, slot, at, Manner { edns, ..manner });
+        }
+        asking.failure = Response::failure(&asking.question, code);
+        self.drop_attempt(slot, at);
+        self.next_or_fail(now, dice, slot);
     }
 
     /// The answer of a connection, or that there is none.
@@ -235,13 +263,20 @@ impl Forwarder {
         };
         let question = &asking.attempts[at].question;
         // Who answers on a connection is known: the case is no proof that is needed.
-        let good = |m: &&[u8]| matches!(believe(m, question), Belief::Yes | Belief::OtherCase);
-        if let Some(message) = message.filter(good) {
-            self.heard(now, slot, at);
-            self.answered(now, dice, slot, at, message);
-        } else {
-            self.drop_attempt(slot, at);
-            self.next_or_fail(now, dice, slot);
+        match message.map(|m| (m, believe(m, question))) {
+            Some((message, Belief::Yes | Belief::OtherCase)) => {
+                self.answered(now, dice, slot, at, message);
+            }
+            Some((_, Belief::Complaint(code))) => self.complained(now, dice, slot, at, code),
+            Some((_, Belief::No)) | None => {
+                if message.is_none()
+                    && let Some(server) = self.servers.get_mut(server)
+                {
+                    server.no_connection();
+                }
+                self.drop_attempt(slot, at);
+                self.next_or_fail(now, dice, slot);
+            }
         }
     }
 
@@ -282,11 +317,11 @@ impl Forwarder {
                 asking.stale_at = None;
                 let waiters = std::mem::take(&mut asking.waiters);
                 let key = asking.key.clone();
-                self.let_go(&waiters);
+                let waiters = self.let_go(waiters);
                 self.done.push(Done {
                     key,
                     waiters,
-                    response: None,
+                    outcome: Outcome::Pending,
                 });
                 self.schedule(slot, now);
                 continue;
@@ -304,175 +339,54 @@ impl Forwarder {
 
     /// A whole, believable answer.
     fn answered(&mut self, now: u64, dice: Dice<'_>, slot: usize, at: usize, message: &[u8]) {
-        let Some(asking) = self.asking.get(slot) else {
+        self.heard(now, slot, at);
+        let Some(asking) = self.asking.get_mut(slot) else {
             return;
         };
-        let Some(response) = Response::parse(message) else {
-            self.drop_attempt(slot, at);
-            return self.next_or_fail(now, dice, slot);
-        };
-        let wants_all = asking.waiters.iter().any(|w| w.way.is_wide());
-        if response.truncated() && wants_all && !asking.attempts[at].tcp {
-            return self.connect(now, slot, at);
+        let response = Response::parse(message);
+        if let Some(response) = &response {
+            let wants_all = asking.waiters.iter().any(|(w, _)| w.way.is_wide());
+            if response.truncated() && wants_all && !asking.attempts[at].tcp {
+                return self.connect(now, slot, at);
+            }
         }
-        match response.code() {
-            rcode::NO_ERROR | rcode::NX_DOMAIN => self.finish(slot, Some(response)),
-            _ => {
-                if let Some(asking) = self.asking.get_mut(slot) {
-                    asking.failure = Some(response);
-                }
+        match response {
+            Some(response) if !response.is_failure() => {
+                self.learn(now, slot, at, &response);
+                self.finish(slot, Some(response));
+            }
+            failure => {
+                asking.failure = failure.filter(|f| !f.lame).or(asking.failure.take());
                 self.drop_attempt(slot, at);
                 self.next_or_fail(now, dice, slot);
             }
         }
     }
 
-    /// Asks the next upstream; when all were asked, starts over while there is time.
-    fn next(&mut self, now: u64, dice: Dice<'_>, slot: usize) {
-        let Some(asking) = self.asking.get_mut(slot) else {
+    /// What a good answer shows of an upstream.
+    fn learn(&mut self, now: u64, slot: usize, at: usize, response: &Response) {
+        let Some(attempt) = self.asking.get(slot).and_then(|a| a.attempts.get(at)) else {
             return;
         };
-        if asking.sends < MOST_SENDS {
-            let mut choice = choose(&self.servers, now, asking);
-            if choice.is_none() {
-                asking.tried.clear();
-                choice = choose(&self.servers, now, asking);
-            }
-            let (probe, server) = choice.unwrap_or((None, asking.servers[0]));
-            if let Some(probe) = probe {
-                if let Some(server) = self.servers.get_mut(probe) {
-                    server.probed(now);
-                }
-                self.send(now, dice, slot, probe);
-            }
-            self.send(now, dice, slot, server);
+        let Some(server) = self.servers.get_mut(attempt.server) else {
+            return;
+        };
+        match attempt.manner.edns {
+            With::Yes if response.edns => server.edns.show(now),
+            With::Trial => server.edns.lack(now),
+            With::Yes | With::No => {}
         }
-        self.schedule(slot, now);
-    }
-
-    /// Asks an upstream that was not asked yet, or gives up when none is left that may still answer.
-    fn next_or_fail(&mut self, now: u64, dice: Dice<'_>, slot: usize) {
-        let Some(asking) = self.asking.get(slot) else {
-            return;
-        };
-        let untried = asking.servers.iter().any(|s| !asking.tried.contains(s));
-        if untried && asking.sends < MOST_SENDS {
-            self.next(now, dice, slot);
-        } else if asking.attempts.is_empty() {
-            let failure = self.asking.get_mut(slot).and_then(|a| a.failure.take());
-            self.finish(slot, failure);
+        match attempt.manner.case {
+            With::Yes if !attempt.tcp && says_much(&attempt.question) => server.case.show(now),
+            With::Trial => server.case.lack(now),
+            With::Yes | With::No => {}
         }
-    }
-
-    /// Asks the same upstream again, in a way that it can stand.
-    fn again(&mut self, now: u64, dice: Dice<'_>, slot: usize, at: usize) {
-        let Some(server) = self.asking.get(slot).map(|a| a.attempts[at].server) else {
-            return;
-        };
-        self.drop_attempt(slot, at);
-        self.send(now, dice, slot, server);
-        self.schedule(slot, now);
     }
 
     fn is_secure(&self, server: ServerId) -> bool {
         self.servers
             .get(server)
             .is_some_and(|s| s.endpoint.is_secure())
-    }
-
-    fn send(&mut self, now: u64, dice: Dice<'_>, slot: usize, id: ServerId) {
-        if self.is_secure(id) {
-            return self.stream(now, dice, slot, id);
-        }
-        let (Some(asking), Some(server)) = (self.asking.get_mut(slot), self.servers.get(id)) else {
-            return;
-        };
-        let mut question = asking.question.clone();
-        if !server.no_case {
-            mangle(&mut question, dice);
-        }
-        let roll = dice();
-        let lane = u8::try_from((roll >> 32) % u64::from(LANES)).unwrap_or(0);
-        let mut number = u16::try_from(roll & 0xffff).unwrap_or(0);
-        while self.by_message.contains_key(&(id, lane, number)) {
-            number = number.wrapping_add(1);
-        }
-        let message = compose(number, asking.flags, &question, asking.edns(server), false);
-        self.by_message.insert((id, lane, number), slot);
-        asking.attempts.push(Attempt {
-            server: id,
-            lane,
-            id: number,
-            question,
-            sent: now,
-            tcp: false,
-        });
-        asking.tried.push(id);
-        asking.sends += 1;
-        self.sent += 1;
-        let address = server.endpoint.address;
-        self.effects.push_back(Effect::Send {
-            server: id,
-            address,
-            lane,
-            link: server.link,
-            message,
-        });
-    }
-
-    /// The same question over TCP, in place of the datagram whose answer was cut.
-    fn connect(&mut self, now: u64, slot: usize, at: usize) {
-        self.unindex(slot, at);
-        let Some(asking) = self.asking.get_mut(slot) else {
-            return;
-        };
-        let attempt = &mut asking.attempts[at];
-        (attempt.tcp, attempt.sent) = (true, now);
-        let (id, to, question) = (attempt.id, attempt.server, attempt.question.clone());
-        let Some(server) = self.servers.get(to) else {
-            return;
-        };
-        let message = compose(id, asking.flags, &question, asking.edns(server), false);
-        self.effects.push_back(Effect::Stream {
-            server: to,
-            endpoint: server.endpoint.clone(),
-            link: server.link,
-            ticket: asking.ticket(slot),
-            message,
-        });
-        self.schedule(slot, now);
-    }
-
-    /// The question over a secure connection. One is enough: the connection loses nothing, and the shell makes another
-    /// when it breaks.
-    fn stream(&mut self, now: u64, dice: Dice<'_>, slot: usize, to: ServerId) {
-        let (Some(asking), Some(server)) = (self.asking.get_mut(slot), self.servers.get(to)) else {
-            return;
-        };
-        asking.tried.push(to);
-        if asking.attempts.iter().any(|a| a.server == to) {
-            return;
-        }
-        let id = u16::try_from(dice() & 0xffff).unwrap_or(0);
-        let question = asking.question.clone();
-        let message = compose(id, asking.flags, &question, asking.edns(server), true);
-        asking.attempts.push(Attempt {
-            server: to,
-            lane: 0,
-            id,
-            question,
-            sent: now,
-            tcp: true,
-        });
-        asking.sends += 1;
-        self.sent += 1;
-        self.effects.push_back(Effect::Stream {
-            server: to,
-            endpoint: server.endpoint.clone(),
-            link: server.link,
-            ticket: asking.ticket(slot),
-            message,
-        });
     }
 
     fn heard(&mut self, now: u64, slot: usize, at: usize) {
@@ -484,31 +398,10 @@ impl Forwarder {
         }
     }
 
-    /// Sets the clock of a question: the patience with whom was asked last, longer with each repetition.
-    fn schedule(&mut self, slot: usize, now: u64) {
-        let Some(asking) = self.asking.get_mut(slot) else {
-            return;
-        };
-        let patience = asking.attempts.last().map_or(TCP_WAIT, |attempt| {
-            let server = self.servers.get(attempt.server);
-            let patience = server.map_or(TCP_WAIT, super::servers::Server::patience);
-            if attempt.tcp && !server.is_some_and(|s| s.endpoint.is_secure()) {
-                TCP_WAIT
-            } else {
-                patience << (asking.sends.saturating_sub(1) / 2).min(3)
-            }
-        });
-        self.timers.remove(&(asking.due, slot));
-        asking.due = (now + patience)
-            .min(asking.deadline)
-            .min(asking.stale_at.unwrap_or(u64::MAX))
-            .max(now + 1);
-        self.timers.insert((asking.due, slot));
-    }
-
     fn unindex(&mut self, slot: usize, at: usize) {
         let attempt = self.asking.get(slot).and_then(|a| a.attempts.get(at));
         if let Some(attempt) = attempt.filter(|a| !a.tcp) {
+            self.late.remember(attempt.server, attempt.lane, attempt.id);
             self.by_message
                 .remove(&(attempt.server, attempt.lane, attempt.id));
         }
@@ -528,25 +421,33 @@ impl Forwarder {
         self.timers.remove(&(asking.due, slot));
         self.by_key.remove(&asking.key);
         for attempt in asking.attempts.iter().filter(|a| !a.tcp) {
+            self.late.remember(attempt.server, attempt.lane, attempt.id);
             self.by_message
                 .remove(&(attempt.server, attempt.lane, attempt.id));
         }
-        self.let_go(&asking.waiters);
+        let waiters = self.let_go(asking.waiters);
+        let outcome = match response.or(asking.failure) {
+            Some(response) => Outcome::Said(Arc::new(response)),
+            None => Outcome::Silence(asking.question),
+        };
         self.done.push(Done {
             key: asking.key,
-            waiters: asking.waiters,
-            response: response.or(asking.failure).map(Arc::new),
+            waiters,
+            outcome,
         });
     }
 
-    fn let_go(&mut self, waiters: &[Waiter]) {
-        for waiter in waiters {
-            if let Some(count) = self.clients.get_mut(&waiter.client) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.clients.remove(&waiter.client);
-                }
-            }
-        }
+    fn let_go(&mut self, waiters: Vec<(Waiter, Share)>) -> Vec<Waiter> {
+        let all = waiters.into_iter().map(|(waiter, share)| {
+            self.shares.give_back(share);
+            waiter
+        });
+        all.collect()
     }
+}
+
+/// Whether a name has so many letters that their case is no accident.
+fn says_much(question: &[u8]) -> bool {
+    let name = &question[..question.len().saturating_sub(4)];
+    name.iter().filter(|b| b.is_ascii_alphabetic()).count() >= 6
 }

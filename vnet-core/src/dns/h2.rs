@@ -1,10 +1,14 @@
 //! As much of HTTP/2 (RFC 9113) as asking DNS questions takes (RFC 8484), as bytes in and bytes out.
 //!
-//! Each question is a GET on a stream of its own: no body goes out, so the other side's windows never matter. Header
-//! blocks that come in are not read: whether a body answers the question is seen in the body, and an error page is none.
+//! Each question is a GET on a stream of its own: no body goes out, so the other side's windows never matter. Of the
+//! heads that come in the status is read, and the age: a cache on the way may have held the answer for long.
 //! Not here: TLS and sockets (`serve::dns`), pushes (they are turned off), and what a browser needs.
 
+mod head;
+
 use std::collections::{BTreeMap, VecDeque};
+
+use super::response;
 
 /// What a client says first (section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -13,6 +17,8 @@ const FRAME: usize = 9;
 const MOST_FRAME: usize = 16_384;
 /// The largest answer: a DNS message.
 const MOST_BODY: usize = 65_535;
+/// The largest head.
+const MOST_HEAD: usize = 65_536;
 /// How much more than its first 64 KiB the other side may send on the connection before it waits for us.
 const ROOM: u32 = 1 << 24;
 /// Bytes taken after which the room is told anew.
@@ -30,6 +36,7 @@ mod kind {
     pub(super) const PING: u8 = 6;
     pub(super) const GOAWAY: u8 = 7;
     pub(super) const WINDOW_UPDATE: u8 = 8;
+    pub(super) const CONTINUATION: u8 = 9;
 }
 
 /// Frame flags.
@@ -38,6 +45,7 @@ mod bit {
     pub(super) const ACK: u8 = 1;
     pub(super) const END_HEADERS: u8 = 4;
     pub(super) const PADDED: u8 = 8;
+    pub(super) const PRIORITY: u8 = 32;
 }
 
 /// What became of a stream: the body, or `None` if there will be none.
@@ -47,13 +55,29 @@ pub(crate) type Ended = (u32, Option<Vec<u8>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Broken;
 
+/// What came for a question so far.
+#[derive(Debug, Default)]
+struct Body {
+    bytes: Vec<u8>,
+    head: head::Head,
+}
+
+/// A head that comes in several frames.
+#[derive(Debug)]
+struct Block {
+    stream: u32,
+    flags: u8,
+    bytes: Vec<u8>,
+}
+
 /// One connection's state.
 #[derive(Debug)]
 pub(crate) struct Session {
     authority: String,
     path: String,
     next: u32,
-    bodies: BTreeMap<u32, Vec<u8>>,
+    bodies: BTreeMap<u32, Body>,
+    block: Option<Block>,
     /// How many streams the other side takes at a time.
     most: usize,
     closing: bool,
@@ -72,6 +96,7 @@ impl Session {
             path,
             next: 1,
             bodies: BTreeMap::new(),
+            block: None,
             most: 100,
             closing: false,
             taken: 0,
@@ -100,7 +125,7 @@ impl Session {
         literal(&mut block, b"application/dns-message");
         let stream = self.next;
         self.next += 2;
-        self.bodies.insert(stream, Vec::new());
+        self.bodies.insert(stream, Body::default());
         self.frame(
             kind::HEADERS,
             bit::END_STREAM | bit::END_HEADERS,
@@ -108,6 +133,13 @@ impl Session {
             &block,
         );
         Some(stream)
+    }
+
+    /// Nobody waits for an answer any more (CANCEL, section 7).
+    pub(crate) fn cancel(&mut self, stream: u32) {
+        if self.bodies.remove(&stream).is_some() {
+            self.frame(kind::RST_STREAM, 0, stream, &8u32.to_be_bytes());
+        }
     }
 
     /// Whether it takes no more questions, ever: what is in flight may still be answered.
@@ -156,14 +188,15 @@ impl Session {
     }
 
     fn on_frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<(), Broken> {
+        // Section 6.10: nothing comes between the parts of a head.
+        let goes_on = |b: &Block| kind == kind::CONTINUATION && b.stream == stream;
+        if self.block.as_ref().is_some_and(|b| !goes_on(b)) {
+            return Err(Broken);
+        }
         match kind {
             kind::DATA => self.on_data(flags, stream, payload),
-            kind::HEADERS => {
-                if flags & bit::END_STREAM != 0 {
-                    self.end(stream);
-                }
-                Ok(())
-            }
+            kind::HEADERS => self.on_headers(flags, stream, payload),
+            kind::CONTINUATION => self.on_continuation(flags, payload),
             kind::RST_STREAM => {
                 if self.bodies.remove(&stream).is_some() {
                     self.ended.push_back((stream, None));
@@ -191,29 +224,67 @@ impl Session {
         }
     }
 
+    fn on_headers(&mut self, flags: u8, stream: u32, payload: &[u8]) -> Result<(), Broken> {
+        let mut bytes = unpadded(flags, payload)?;
+        if flags & bit::PRIORITY != 0 {
+            bytes = bytes.get(5..).ok_or(Broken)?;
+        }
+        let block = Block {
+            stream,
+            flags,
+            bytes: bytes.to_vec(),
+        };
+        if flags & bit::END_HEADERS == 0 {
+            self.block = Some(block);
+            return Ok(());
+        }
+        self.on_head(&block)
+    }
+
+    fn on_continuation(&mut self, flags: u8, payload: &[u8]) -> Result<(), Broken> {
+        let mut block = self.block.take().ok_or(Broken)?;
+        if block.bytes.len() + payload.len() > MOST_HEAD {
+            return Err(Broken);
+        }
+        block.bytes.extend_from_slice(payload);
+        if flags & bit::END_HEADERS == 0 {
+            self.block = Some(block);
+            return Ok(());
+        }
+        self.on_head(&block)
+    }
+
+    /// A whole head: an answer's, one that says that it will come (1xx), or what follows a body.
+    fn on_head(&mut self, block: &Block) -> Result<(), Broken> {
+        let head = head::read(&block.bytes).ok_or(Broken)?;
+        if let Some(body) = self.bodies.get_mut(&block.stream) {
+            let waits = body.head.status.is_none_or(|status| status < 200);
+            if waits {
+                body.head = head;
+            }
+        }
+        if block.flags & bit::END_STREAM != 0 {
+            self.end(block.stream);
+        }
+        Ok(())
+    }
+
     fn on_data(&mut self, flags: u8, stream: u32, payload: &[u8]) -> Result<(), Broken> {
         self.taken += u32::try_from(payload.len()).unwrap_or(0);
         if self.taken >= TELL {
             let taken = std::mem::take(&mut self.taken);
             self.frame(kind::WINDOW_UPDATE, 0, 0, &taken.to_be_bytes());
         }
-        let mut data = payload;
-        if flags & bit::PADDED != 0 {
-            let (pad, rest) = payload.split_first().ok_or(Broken)?;
-            let len = rest.len().checked_sub(usize::from(*pad)).ok_or(Broken)?;
-            data = &rest[..len];
-        }
+        let data = unpadded(flags, payload)?;
         let Some(body) = self.bodies.get_mut(&stream) else {
             return Ok(());
         };
-        if body.len() + data.len() > MOST_BODY {
-            self.bodies.remove(&stream);
+        if body.bytes.len() + data.len() > MOST_BODY {
+            self.cancel(stream);
             self.ended.push_back((stream, None));
-            // CANCEL (section 7).
-            self.frame(kind::RST_STREAM, 0, stream, &8u32.to_be_bytes());
             return Ok(());
         }
-        body.extend_from_slice(data);
+        body.bytes.extend_from_slice(data);
         if flags & bit::END_STREAM != 0 {
             self.end(stream);
         }
@@ -231,9 +302,12 @@ impl Session {
         Ok(())
     }
 
+    /// RFC 8484 section 4.2.1: only a success is an answer; section 5.1: what it says of time has run since it left.
     fn end(&mut self, stream: u32) {
-        if let Some(body) = self.bodies.remove(&stream) {
-            let body = Some(body).filter(|body| !body.is_empty());
+        if let Some(Body { mut bytes, head }) = self.bodies.remove(&stream) {
+            let success = head.status.is_some_and(|s| (200..300).contains(&s));
+            response::age(&mut bytes, head.age);
+            let body = Some(bytes).filter(|body| success && !body.is_empty());
             self.ended.push_back((stream, body));
         }
     }
@@ -245,6 +319,16 @@ impl Session {
         self.output.extend_from_slice(&stream.to_be_bytes());
         self.output.extend_from_slice(payload);
     }
+}
+
+/// What is between a frame's padding.
+fn unpadded(flags: u8, payload: &[u8]) -> Result<&[u8], Broken> {
+    if flags & bit::PADDED == 0 {
+        return Ok(payload);
+    }
+    let (pad, rest) = payload.split_first().ok_or(Broken)?;
+    let len = rest.len().checked_sub(usize::from(*pad)).ok_or(Broken)?;
+    Ok(&rest[..len])
 }
 
 /// A string as it is, its length in front (RFC 7541 sections 5.1 and 5.2).
@@ -364,6 +448,75 @@ mod tests {
     }
 
     #[test]
+    fn rfc8484_4_2_1_only_a_success_is_an_answer() {
+        for (head, answered) in [
+            (&[0x88][..], true),
+            (b"\x08\x03299", true),
+            (&[0x8e], false),
+            (b"\x08\x03302", false),
+            (&[], false),
+        ] {
+            let mut session = session();
+            session.ask(b"one");
+            let head = frame(kind::HEADERS, bit::END_HEADERS, 1, head);
+            session.take(&head).unwrap();
+            let body = frame(kind::DATA, bit::END_STREAM, 1, b"an answer, or a page");
+            session.take(&body).unwrap();
+            let (_, body) = session.ended().unwrap();
+            assert_eq!(body.is_some(), answered, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn rfc9113_8_1_heads_before_behind_and_in_pieces() {
+        let mut session = session();
+        session.ask(b"one");
+        let all = [
+            frame(kind::HEADERS, bit::END_HEADERS, 1, b"\x08\x03103"),
+            frame(
+                kind::HEADERS,
+                bit::PADDED | bit::PRIORITY,
+                1,
+                b"\x02\0\0\0\0\0\x88xx",
+            ),
+            frame(kind::CONTINUATION, 0, 1, b"\x00\x03a"),
+            frame(kind::CONTINUATION, bit::END_HEADERS, 1, b"ge\x0210"),
+            frame(kind::DATA, 0, 1, b"answer"),
+            frame(
+                kind::HEADERS,
+                bit::END_HEADERS | bit::END_STREAM,
+                1,
+                b"\x00\x01x\x01y",
+            ),
+        ];
+        session.take(&all.concat()).unwrap();
+        assert_eq!(session.ended(), Some((1, Some(b"answer".to_vec()))));
+        session.ask(b"two");
+        session.take(&frame(kind::HEADERS, 0, 3, &[0x88])).unwrap();
+        let between = frame(kind::DATA, 0, 3, b"x");
+        assert_eq!(session.take(&between), Err(Broken));
+    }
+
+    #[test]
+    fn rfc8484_5_1_an_answer_ages_in_caches_on_the_way() {
+        let answer = b"\0\0\x81\x80\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01\xc0\x0c\0\x01\0\x01\0\0\x02\x58\0\x04\xc0\0\x02\x01";
+        for (age, left) in [
+            (&b"\x88"[..], 600u32),
+            (b"\x88\x55\x03250", 350),
+            (b"\x88\x55\x03700", 0),
+        ] {
+            let mut session = session();
+            session.ask(b"one");
+            let head = frame(kind::HEADERS, bit::END_HEADERS, 1, age);
+            let body = frame(kind::DATA, bit::END_STREAM, 1, answer);
+            session.take(&[head, body].concat()).unwrap();
+            let body = session.ended().unwrap().1.unwrap();
+            let ttl = body.len() - 10;
+            assert_eq!(body[ttl..ttl + 4], left.to_be_bytes());
+        }
+    }
+
+    #[test]
     fn what_was_not_looked_at_is_told() {
         let mut session = session();
         for _ in 0..3 {
@@ -377,9 +530,9 @@ mod tests {
             (Some((3, None)), Some((5, None)))
         );
         assert!(session.is_closing() && session.ask(b"y").is_none());
-        session
-            .take(&frame(kind::DATA, bit::END_STREAM, 1, b"still"))
-            .unwrap();
+        let head = frame(kind::HEADERS, bit::END_HEADERS, 1, &[0x88]);
+        let body = frame(kind::DATA, bit::END_STREAM, 1, b"still");
+        session.take(&[head, body].concat()).unwrap();
         assert_eq!(session.ended(), Some((1, Some(b"still".to_vec()))));
     }
 

@@ -24,6 +24,7 @@ mod resolver;
 mod response;
 mod reverse;
 mod servers;
+pub(crate) mod shares;
 pub(crate) mod slab;
 
 #[cfg(test)]
@@ -34,7 +35,7 @@ mod zone;
 pub use answer::{Answer, Ask, From, Refusal};
 pub use directory::{AnchorsId, Change, Directory, GroupId, NameChange, NetworkId};
 pub use forwarder::{Dice, Effect, LANES, Limits, Question, Way};
-pub use resolver::{Checked, Counters, Resolver, Stats};
+pub use resolver::{Checked, Counters, Explained, Fate, Resolver, Stats, UpstreamState, Whose};
 pub use servers::{ServerId, Target};
 pub use zone::Zone;
 

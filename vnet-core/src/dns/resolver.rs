@@ -1,6 +1,7 @@
 //! One query from its bytes to its answer: directory first, then cache, then upstreams. No sockets here.
 
 mod checking;
+mod explain;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,13 +11,14 @@ use super::aliased::Aliased;
 use super::answer::{Answer, Ask, From, Refusal};
 use super::cache::{Cache, Key};
 use super::directory::{Directory, GroupId, NameChange};
-use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Waiter, Way};
-use super::response::{Age, Response};
+use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Outcome, Waiter, Way};
+use super::response::{Age, Private, Response};
 use super::servers::{ServerId, Target};
 use super::wire::{self, NameBuf, Query, Reject, ede, flag, rcode};
 use crate::types::NetworkName;
 pub use checking::Checked;
 use checking::Checks;
+pub use explain::{Explained, UpstreamState, Whose};
 
 /// Queries by what became of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,12 +71,27 @@ pub struct Stats {
     pub cache_entries: u64,
     /// Bytes the cache holds.
     pub cache_bytes: u64,
+    /// Bytes it may hold.
+    pub cache_limit: u64,
     /// Questions that upstreams were asked, with repetitions.
     pub upstream_sent: u64,
     /// Upstreams that did not answer in time.
     pub upstream_timeouts: u64,
     /// Messages from upstreams that were no answer to anything asked.
     pub upstream_spoofed: u64,
+    /// Every upstream that was asked since the start, and how it does.
+    pub upstreams: Vec<UpstreamState>,
+}
+
+/// When a message gets its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is written.
+    Now,
+    /// It comes among [`Resolver::replies`].
+    Later,
+    /// It is no query: an answer to it could make a loop.
+    Never,
 }
 
 /// Directory, cache and forwarder at work together.
@@ -144,10 +161,12 @@ impl Resolver {
 
     /// Adds what happened so far.
     #[must_use]
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self, now: u64) -> Stats {
         let mut stats = Stats {
             cache_entries: self.cache.len() as u64,
             cache_bytes: self.cache.bytes() as u64,
+            cache_limit: self.cache.limit() as u64,
+            upstreams: self.states(now),
             upstream_sent: self.forwarder.sent,
             upstream_timeouts: self.forwarder.timeouts,
             upstream_spoofed: self.forwarder.spoofed,
@@ -170,7 +189,7 @@ impl Resolver {
         way: Way,
         message: &[u8],
         out: &mut Vec<u8>,
-    ) {
+    ) -> Fate {
         out.clear();
         if self.counters.len() <= from.network.index() {
             self.counters
@@ -182,11 +201,13 @@ impl Resolver {
             Ok(query) => query,
             Err(reject) => {
                 counters.malformed += 1;
-                match reject {
-                    Reject::Silent => {}
-                    Reject::Code(code) => wire::reject(out, message, code),
-                }
-                return;
+                return match reject {
+                    Reject::Silent => Fate::Never,
+                    Reject::Code(code) => {
+                        wire::reject(out, message, code);
+                        Fate::Now
+                    }
+                };
             }
         };
         match self.directory.answer(from, &query, limit(way, &query), out) {
@@ -197,6 +218,11 @@ impl Resolver {
                 refuse(out, &query, refusal);
             }
             Answer::Forward(ask) => self.ask_others(now, dice, (from, way), ask, &query, out),
+        }
+        if out.is_empty() {
+            Fate::Later
+        } else {
+            Fate::Now
         }
     }
 
@@ -337,7 +363,7 @@ impl Resolver {
     ) -> Result<(), bool> {
         let hit = self.cache.find(now, key.as_bytes()).ok_or(false)?;
         let old = hit.age == Age::Stale;
-        if old {
+        if old && !hit.rests {
             let servers = self.servers(group);
             if !self.forwarder.servers.all_down(now, &servers) {
                 return Err(true);
@@ -359,23 +385,28 @@ impl Resolver {
     /// Keeps what came, and tells it to all who waited.
     fn settle(&mut self, now: u64) {
         for done in std::mem::take(&mut self.forwarder.done) {
-            let mut answer = done.response.map(|response| (response, Age::Seconds(0)));
-            let failed = answer
-                .as_ref()
-                .is_none_or(|(r, _)| r.code() == rcode::SERV_FAIL);
-            if failed && !done.waiters.is_empty() {
-                // Anything we ever knew is better than a failure.
-                let kept = self.cache.find(now, &done.key);
-                let kept = kept.filter(|hit| hit.response.code() != rcode::SERV_FAIL);
-                answer = kept.map(|hit| (hit.response, hit.age)).or(answer);
-            }
-            if let Some((response, Age::Seconds(0))) = &answer {
-                self.cache.insert(now, &done.key, response);
-            }
+            let answer = self.keep(now, &done.key, &done.outcome);
             for waiter in done.waiters {
                 self.tell(&waiter, answer.as_ref());
             }
         }
+    }
+
+    /// Keeps what came of a question. What is told of it: anything we ever knew is better than a failure.
+    fn keep(&mut self, now: u64, key: &[u8], outcome: &Outcome) -> Option<(Arc<Response>, Age)> {
+        let response = match outcome {
+            Outcome::Said(response) => Some(Arc::clone(response)),
+            Outcome::Silence(question) => Response::silence(question).map(Arc::new),
+            Outcome::Pending => None,
+        };
+        if response.as_ref().is_none_or(|r| r.is_failure())
+            && let Some(hit) = self.cache.fall_back(now, key)
+        {
+            return Some((hit.response, hit.age));
+        }
+        let response = response?;
+        self.cache.insert(now, key, &response);
+        Some((response, Age::Seconds(0)))
     }
 
     fn tell(&mut self, waiter: &Waiter, answer: Option<&(Arc<Response>, Age)>) {
@@ -387,8 +418,9 @@ impl Resolver {
         let counters = counters.filter(|_| !matches!(waiter.way, Way::Check(_)));
         match answer {
             Some((response, age)) => {
-                if let Some(counters) = counters.filter(|_| *age == Age::Stale) {
-                    counters.stale += 1;
+                if let Some(counters) = counters {
+                    counters.stale += u64::from(*age == Age::Stale);
+                    counters.failed += u64::from(response.is_silence());
                 }
                 give(
                     response,
@@ -484,7 +516,7 @@ impl Asker<'_> {
             client: self.from.address,
             host: self.from.host,
             private: self.private,
-            query: query.bytes.into(),
+            query: query.brief(),
             aliased: self.aliased.clone(),
         }
     }
@@ -526,10 +558,10 @@ fn give(
     limit: usize,
     out: &mut Vec<u8>,
 ) {
-    if response.private && !private {
+    if response.private == Private::InAnswer && !private {
         wire::refusal(out, query, flag::RA, rcode::REFUSED, ede::BLOCKED);
     } else {
-        response.write(query, age, limit, out);
+        response.write(query, age, private, limit, out);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What an upstream said: checked, stripped of what was between it and us, and ready to be given to many askers.
 
+mod private;
+
 use hickory_proto::op::Message;
 
 use super::wire::{
@@ -11,8 +13,11 @@ use super::wire::{
 const MOST: u32 = 86_400;
 /// The longest we believe a negative one (RFC 2308 section 5).
 const MOST_NEGATIVE: u32 = 3_600;
-/// How long a failure is remembered (RFC 9520 section 3.2), so that askers cannot hammer a broken zone through us.
-const FAILURE: u32 = 1;
+/// The longest lifetime we tell. RFC 8767 section 4 amends RFC 2181 section 8: one with the top bit set is long, not none.
+const WEEK: u32 = 604_800;
+/// How long a failure is remembered, and that nobody answered at all (RFC 9520 section 3.2: a second at least), so that
+/// askers cannot hammer a broken zone through us.
+const FAILURE: (u32, u32) = (1, 3);
 /// How long a forgery is remembered (RFC 4035 section 4.7): short, so that a zone put right is found so.
 const BOGUS: u32 = 5;
 /// The lifetime told with a stale answer (RFC 8767 section 4).
@@ -26,21 +31,49 @@ pub(super) struct Response {
     pub(super) question_end: u16,
     /// How long it may be kept, in seconds; 0 is not at all.
     pub(super) ttl: u32,
-    /// Whether it holds an address of some private network (what DNS rebinding needs).
-    pub(super) private: bool,
+    /// Where an address of some private network is (what DNS rebinding needs).
+    pub(super) private: Private,
     /// Why it is a failure, for those who can be told.
     pub(super) told: Option<u16>,
+    /// Whether it was found to be forged: then nothing older stands in for it.
+    forged: bool,
+    /// Whether it showed that its sender knows EDNS.
+    pub(super) edns: bool,
+    /// Whether it only refers to others, as one does who does not resolve for us.
+    pub(super) lame: bool,
+}
+
+/// Where addresses of private networks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Private {
+    #[default]
+    Nowhere,
+    /// Only among the additional records, which begin here with so many lifetimes before them.
+    Beside(u16, u16),
+    InAnswer,
 }
 
 /// What a walk over the records gathers.
 #[derive(Default)]
 struct Walk {
     ttls: Vec<u16>,
+    /// The type asked for.
+    asked: u16,
     positive: Option<u32>,
     negative: Option<u32>,
+    /// Lifetimes that are told otherwise than they came.
+    told: Vec<(usize, u32)>,
+    /// The SOA record's place and how long it lets what is not there not be there.
+    soa: Option<(usize, u32)>,
     private: bool,
+    private_beside: bool,
+    /// Where the additional records begin, and how many lifetimes are before them.
+    beside: Option<(usize, usize)>,
     opt: Option<RecordAt>,
     answers: u16,
+    /// Whether there is an answer of the type asked for, and not only aliases.
+    found: bool,
+    referral: bool,
 }
 
 impl Response {
@@ -48,9 +81,15 @@ impl Response {
     #[must_use]
     pub(super) fn parse(message: &[u8]) -> Option<Self> {
         let question_end = question_end(message)?;
-        let mut walk = Walk::default();
+        let mut walk = Walk {
+            asked: u16_at(message, question_end - 4)?,
+            ..Walk::default()
+        };
         let mut at = question_end;
         for (section, counter) in [6, 8, 10].into_iter().enumerate() {
+            if section == 2 {
+                walk.beside = Some((at, walk.ttls.len()));
+            }
             for _ in 0..u16_at(message, counter)? {
                 let record = record_at(message, at)?;
                 walk.take(message, section, &record)?;
@@ -59,7 +98,8 @@ impl Response {
         }
         if let Some(opt) = walk.opt {
             if opt.end != at {
-                return Self::parse(&without_opt(message)?);
+                let rest = Self::parse(&without_opt(message)?)?;
+                return Some(Self { edns: true, ..rest });
             }
             at = opt.start;
         }
@@ -69,14 +109,58 @@ impl Response {
             put_u16(&mut bytes, 10, additional);
         }
         let code = walk.code(&bytes)?;
+        let ttl = walk.keep(&bytes, code);
+        for (at, ttl) in walk.told.iter().chain(&walk.minimum(code)) {
+            bytes
+                .get_mut(*at..at + 4)?
+                .copy_from_slice(&ttl.to_be_bytes());
+        }
         Some(Self {
-            ttl: walk.keep(&bytes, code),
-            private: walk.private,
+            ttl,
+            private: walk.private()?,
             told: None,
+            forged: false,
+            edns: walk.opt.is_some(),
+            lame: walk.is_lame(&bytes, code),
             ttls: walk.ttls.into(),
             question_end: u16::try_from(question_end).ok()?,
             bytes,
         })
+    }
+
+    /// A failure to answer this question, with a code.
+    #[must_use]
+    pub(super) fn failure(question: &[u8], code: u8) -> Option<Self> {
+        let mut bytes = vec![0; HEADER];
+        put_u16(&mut bytes, 2, flag::QR | u16::from(code));
+        put_u16(&mut bytes, 4, 1);
+        bytes.extend_from_slice(question);
+        Self::parse(&bytes)
+    }
+
+    /// The failure that stands for nobody having answered.
+    #[must_use]
+    pub(super) fn silence(question: &[u8]) -> Option<Self> {
+        let failure = Self::failure(question, rcode::SERV_FAIL)?;
+        Some(Self {
+            told: Some(ede::NO_REACHABLE_AUTHORITY),
+            ttl: FAILURE.1,
+            ..failure
+        })
+    }
+
+    /// Whether it stands for nobody having answered.
+    #[must_use]
+    pub(super) fn is_silence(&self) -> bool {
+        self.told == Some(ede::NO_REACHABLE_AUTHORITY)
+    }
+
+    /// Whether it says that there is no knowing, so that what was known before is better. That it was found to be forged
+    /// is knowledge.
+    #[must_use]
+    pub(super) fn is_failure(&self) -> bool {
+        let known = [rcode::NO_ERROR, rcode::NX_DOMAIN].contains(&self.code());
+        self.lame || !known && !self.forged
     }
 
     /// The response code.
@@ -91,8 +175,16 @@ impl Response {
         self.bytes[2] & 2 != 0
     }
 
-    /// Writes it as the reply to a query with the same question, `age` seconds after it came.
-    pub(super) fn write(&self, query: &Query<'_>, age: Age, limit: usize, out: &mut Vec<u8>) {
+    /// Writes it as the reply to a query with the same question, `age` seconds after it came; without private addresses
+    /// beside the answer unless they may be told.
+    pub(super) fn write(
+        &self,
+        query: &Query<'_>,
+        age: Age,
+        private: bool,
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) {
         let question_end = usize::from(self.question_end);
         out.clear();
         if question_end != query.question_end {
@@ -100,8 +192,15 @@ impl Response {
         }
         out.extend_from_slice(&self.bytes[..HEADER]);
         out.extend_from_slice(&query.bytes[HEADER..question_end]);
-        out.extend_from_slice(&self.bytes[question_end..]);
-        for at in &self.ttls {
+        let (mut end, mut ttls) = (self.bytes.len(), &*self.ttls);
+        if let Private::Beside(at, before) = self.private
+            && !private
+        {
+            (end, ttls) = (usize::from(at), &ttls[..usize::from(before)]);
+            put_u16(out, 10, 0);
+        }
+        out.extend_from_slice(&self.bytes[question_end..end]);
+        for at in ttls {
             let at = usize::from(*at);
             let told = u32_at(&self.bytes, at).unwrap_or(0);
             let ttl = match age {
@@ -172,6 +271,7 @@ impl Response {
         let failure = Self::parse(&bytes)?;
         Some(Self {
             told: Some(reason),
+            forged: true,
             ttl: BOGUS,
             ..failure
         })
@@ -223,19 +323,50 @@ impl Walk {
         if !well_formed(message, record) {
             return None;
         }
-        // RFC 2181 section 8: the top bit is no time.
-        let ttl = if record.ttl >> 31 == 0 { record.ttl } else { 0 };
-        self.ttls.push(u16::try_from(record.ttl_at).ok()?);
-        if section == 0 {
-            self.answers += 1;
-            self.positive = Some(self.positive.map_or(ttl, |least| least.min(ttl)));
-            self.private |= private(record.rtype, data);
+        let ttl = record.ttl.min(WEEK);
+        if ttl < record.ttl {
+            self.told.push((record.ttl_at, ttl));
         }
-        if section == 1 && record.rtype == rtype::SOA && data.len() >= 22 {
-            let minimum = u32_at(data, data.len() - 4)?;
-            self.negative = Some(ttl.min(minimum));
+        self.ttls.push(u16::try_from(record.ttl_at).ok()?);
+        match section {
+            0 => {
+                self.answers += 1;
+                self.found |= [record.rtype, rtype::ANY].contains(&self.asked);
+                self.positive = Some(self.positive.map_or(ttl, |least| least.min(ttl)));
+                self.private |= private::names_inner(record.rtype, data);
+            }
+            1 if record.rtype == rtype::SOA && data.len() >= 22 => {
+                let minimum = ttl.min(u32_at(data, data.len() - 4)?);
+                self.negative = Some(minimum);
+                self.soa = (minimum < ttl).then_some((record.ttl_at, minimum));
+            }
+            1 => self.referral |= record.rtype == rtype::NS,
+            _ => self.private_beside |= private::names_inner(record.rtype, data),
         }
         Some(())
+    }
+
+    /// RFC 2308 section 3: a negative answer's SOA record tells how long it holds.
+    fn minimum(&self, code: u8) -> Option<(usize, u32)> {
+        self.soa.filter(|_| code == rcode::NX_DOMAIN || !self.found)
+    }
+
+    /// Whether whoever was to resolve referred to others instead (RFC 1034 section 4.3.1).
+    fn is_lame(&self, bytes: &[u8], code: u8) -> bool {
+        let flags = u16_at(bytes, 2).unwrap_or(0) & (flag::RA | flag::AA);
+        let nothing = self.answers == 0 && self.negative.is_none();
+        code == rcode::NO_ERROR && flags == 0 && nothing && self.referral
+    }
+
+    fn private(&self) -> Option<Private> {
+        match self.beside {
+            _ if self.private => Some(Private::InAnswer),
+            Some((at, ttls)) if self.private_beside => {
+                let (at, ttls) = (u16::try_from(at).ok()?, u16::try_from(ttls).ok()?);
+                Some(Private::Beside(at, ttls))
+            }
+            _ => Some(Private::Nowhere),
+        }
     }
 
     /// The response code; an extended one (BADVERS and the like) is no answer.
@@ -248,15 +379,30 @@ impl Walk {
         let truncated = bytes.get(2).is_some_and(|b| b & 2 != 0);
         match code {
             _ if truncated => 0,
-            rcode::NO_ERROR if self.answers > 0 => self.positive.unwrap_or(0).min(MOST),
+            rcode::NO_ERROR if self.found => self.positive.unwrap_or(0).min(MOST),
+            // RFC 2308 section 5, also for nothing behind an alias.
             rcode::NO_ERROR | rcode::NX_DOMAIN => {
                 let aliases = self.positive.unwrap_or(u32::MAX);
                 self.negative
                     .map_or(0, |ttl| ttl.min(aliases).min(MOST_NEGATIVE))
             }
-            rcode::SERV_FAIL => FAILURE,
-            _ => 0,
+            _ => FAILURE.0,
         }
+    }
+}
+
+/// Makes a message that many seconds older. What is malformed stays as it is: nobody will take it.
+#[cfg(any(feature = "host", test))]
+pub(super) fn age(message: &mut [u8], seconds: u32) {
+    let Some(mut at) = question_end(message).filter(|_| seconds > 0) else {
+        return;
+    };
+    while let Some(record) = record_at(message, at) {
+        if record.rtype != rtype::OPT {
+            let ttl = record.ttl.min(WEEK).saturating_sub(seconds);
+            message[record.ttl_at..record.ttl_at + 4].copy_from_slice(&ttl.to_be_bytes());
+        }
+        at = record.end;
     }
 }
 
@@ -301,27 +447,4 @@ fn well_formed(message: &[u8], record: &RecordAt) -> bool {
         rtype::SOA => names(0, 2, 20),
         _ => true,
     }
-}
-
-/// Whether a record holds an address that only means something on some inner network.
-fn private(kind: u16, data: &[u8]) -> bool {
-    match kind {
-        rtype::A => <[u8; 4]>::try_from(data).is_ok_and(|octets| private4(octets.into())),
-        rtype::AAAA => <[u8; 16]>::try_from(data).is_ok_and(|octets| {
-            let v6 = std::net::Ipv6Addr::from(octets);
-            let mapped = v6.to_ipv4_mapped().is_some_and(private4);
-            mapped
-                || v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_unique_local()
-                || v6.is_unicast_link_local()
-        }),
-        _ => false,
-    }
-}
-
-fn private4(v4: std::net::Ipv4Addr) -> bool {
-    let [a, b, ..] = v4.octets();
-    let shared = a == 100 && b & 0xc0 == 64;
-    v4.is_private() || v4.is_loopback() || v4.is_link_local() || shared || a == 0
 }

@@ -6,7 +6,7 @@ use crate::model::Endpoint;
 
 /// An upstream by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServerId(pub(super) u32);
+pub struct ServerId(pub(in crate::dns) u32);
 
 /// An upstream as it is found: where, how it is spoken to, and by which link of the host, if it is known only there (two
 /// links may each have a resolver at one address).
@@ -34,6 +34,40 @@ const REST: (u64, u64) = (2_000, 30_000);
 /// How long an answer may take before somebody else is asked too: unknown, least, most (milliseconds).
 const WAIT: (u64, u64, u64) = (400, 200, 1_000);
 
+/// How long it is remembered that an upstream can do something, and that it cannot (milliseconds).
+const REMEMBERED: (u64, u64) = (3_600_000, 900_000);
+/// Messages with numbers nobody gave within so many milliseconds that make an attack, and for how long an upstream is
+/// asked by connections then (RFC 5452 section 9.3: nobody forges those from aside).
+const FORGERIES: (u32, u64, u64) = (64, 10_000, 60_000);
+
+/// Whether an upstream can do something, as far as it was seen. What it showed is proof; that it lacks something may be
+/// the doing of whoever serves a name, so it is learnt only of those who never showed it, and for a while.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ability {
+    shown: Option<u64>,
+    lacking: Option<u64>,
+}
+
+impl Ability {
+    pub(super) const fn show(&mut self, now: u64) {
+        (self.shown, self.lacking) = (Some(now), None);
+    }
+
+    pub(super) fn lack(&mut self, now: u64) {
+        if !self.is_shown(now) {
+            self.lacking = Some(now);
+        }
+    }
+
+    pub(super) fn is_shown(&self, now: u64) -> bool {
+        (self.shown).is_some_and(|at| now.saturating_sub(at) < REMEMBERED.0)
+    }
+
+    pub(super) fn is_lacking(&self, now: u64) -> bool {
+        (self.lacking).is_some_and(|at| now.saturating_sub(at) < REMEMBERED.1)
+    }
+}
+
 /// What is known of one upstream.
 #[derive(Debug, Clone)]
 pub(super) struct Server {
@@ -45,10 +79,13 @@ pub(super) struct Server {
     /// Until when it is spared.
     down_until: u64,
     last_heard: Option<u64>,
-    /// It failed with EDNS and worked without (RFC 6891 section 6.2.2).
-    pub(super) no_edns: bool,
-    /// It does not keep the case of the question.
-    pub(super) no_case: bool,
+    /// Whether it works with EDNS (RFC 6891 section 6.2.2).
+    pub(super) edns: Ability,
+    /// Whether it keeps the case of the question.
+    pub(super) case: Ability,
+    /// Forgeries since.
+    forged: (u32, u64),
+    attacked_until: u64,
 }
 
 /// How an upstream stands.
@@ -79,6 +116,11 @@ impl Server {
         }
     }
 
+    /// How long it takes to answer, if it ever did.
+    pub(super) fn took(&self) -> Option<u64> {
+        self.last_heard.map(|_| self.smoothed)
+    }
+
     /// It answered something that was sent at `sent`.
     pub(super) fn heard(&mut self, now: u64, sent: u64) {
         let took = now.saturating_sub(sent).max(1);
@@ -102,6 +144,28 @@ impl Server {
     /// The kernel says that nobody is there.
     pub(super) fn unreachable(&mut self, now: u64) {
         self.fail(now, PATIENCE);
+    }
+
+    /// A message came from its address with a number that nobody gave.
+    pub(super) fn forged(&mut self, now: u64) {
+        let (count, since) = &mut self.forged;
+        if now.saturating_sub(*since) > FORGERIES.1 {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        if *count >= FORGERIES.0 {
+            self.attacked_until = now + FORGERIES.2;
+        }
+    }
+
+    /// Whether somebody forges its answers.
+    pub(super) const fn is_attacked(&self, now: u64) -> bool {
+        now < self.attacked_until
+    }
+
+    /// It cannot be asked by a connection: a forger may not take it from us altogether.
+    pub(super) const fn no_connection(&mut self) {
+        (self.forged, self.attacked_until) = ((0, 0), 0);
     }
 
     /// A probe was sent: the next one only after another rest.
@@ -143,10 +207,16 @@ impl Servers {
             silences: 0,
             down_until: 0,
             last_heard: None,
-            no_edns: false,
-            no_case: false,
+            edns: Ability::default(),
+            case: Ability::default(),
+            forged: (0, 0),
+            attacked_until: 0,
         });
         id
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = ServerId> + use<> {
+        (0..u32::try_from(self.all.len()).unwrap_or(u32::MAX)).map(ServerId)
     }
 
     pub(super) fn get(&self, id: ServerId) -> Option<&Server> {

@@ -2,6 +2,7 @@
 //! signatures. Read and written by another implementation (hickory-proto).
 
 mod checking;
+mod upstreams;
 
 use std::net::SocketAddr;
 
@@ -49,8 +50,35 @@ bridge.name = "br1"
 domain = { name = "lab.test" }
 subnet = [{ address = "10.94.1.1/24" }, { address = "fd94:1::1/64" }]
 [network.dns]
-host = [{ ip = "10.94.1.9", names = ["web"] }]
-upstream = [{ address = "192.0.2.53" }]
+rebind_protection = true
+host = [{ ip = "10.94.1.9", names = ["web", "www.lab.test"] }, { ip = "10.94.1.8", names = ["a.b.c.lab.test", "out.example"] }]
+record = [
+  { name = "_http._tcp", type = "SRV", value = "0 5 80 web" },
+  { name = "*.apps", type = "A", value = "10.94.1.7" },
+  { name = "own.apps", type = "TXT", value = "mine" },
+  { name = "own.apps.lab.test", type = "TXT", value = "mine" },
+  { name = "*.apps.lab.test", type = "TXT", value = "all of them" },
+  { name = "ftp", type = "CNAME", value = "www" },
+  { name = "lab.test", type = "MX", value = "10 web" },
+  { name = "shop", type = "HTTPS", value = "1 web alpn=h2 port=8443" },
+]
+upstream = [{ address = "192.0.2.53" }, { address = "192.0.2.54", domain = "corp.test" }]
+[[network]]
+name = "open"
+bridge.name = "br2"
+domain = { name = "open.test", local_only = false }
+forward.mode = "open"
+subnet = [{ address = "10.94.2.1/26" }]
+[network.dns]
+host = [{ ip = "10.94.2.9", names = ["web"] }]
+[[network]]
+name = "alone"
+bridge.name = "br3"
+domain = { name = "alone.test" }
+forward.mode = "isolated"
+subnet = [{ address = "10.94.3.1/24" }]
+[network.dns]
+host = [{ ip = "10.94.3.9", names = ["web"] }]
 [[network]]
 name = "safe"
 bridge.name = "br5"
@@ -60,6 +88,12 @@ subnet = [{ address = "10.94.5.1/24" }]
 dnssec = "validate"
 record = [{ name = "cdn", type = "CNAME", value = "www.example." }]
 upstream = [{ address = "192.0.2.53" }, { address = "192.0.2.54", domain = "corp.test" }]
+[[network]]
+name = "bare"
+bridge.name = "br4"
+subnet = [{ address = "10.94.4.1/24" }]
+[network.dns]
+host = [{ ip = "10.94.4.9", names = ["web"] }]
 "#;
 
 fn world() -> World {
@@ -342,7 +376,7 @@ fn rfc5452_9_only_the_true_answer_is_believed() {
         Vec::<String>::new(),
         "another socket"
     );
-    assert_eq!(host.resolver.stats().upstream_spoofed, 5);
+    assert_eq!(host.resolver.stats(host.now).upstream_spoofed, 5);
     assert_eq!(host.receive(server, lane, &good).len(), 1);
 }
 
@@ -385,7 +419,7 @@ fn one_asker_cannot_take_all() {
             .is_empty(),
         "another is served"
     );
-    assert_eq!(host.resolver.stats().total.limited, 1);
+    assert_eq!(host.resolver.stats(host.now).total.limited, 1);
 }
 
 #[test]
@@ -410,7 +444,7 @@ fn the_cache_stays_within_its_bytes() {
             lane,
             &answer(&message, &[&format!("n{i}.example. 600 A 192.0.2.1")]),
         );
-        assert!(host.resolver.stats().cache_bytes <= 64 << 10);
+        assert!(host.resolver.stats(host.now).cache_bytes <= 64 << 10);
     }
     assert!(
         host.ask("lab", "n1999.example. A").contains("192.0.2.1"),
@@ -421,7 +455,7 @@ fn the_cache_stays_within_its_bytes() {
         "later",
         "the oldest is gone"
     );
-    assert!(host.resolver.stats().cache_entries > 100);
+    assert!(host.resolver.stats(host.now).cache_entries > 100);
 }
 
 /// Every message that once was interesting, as a query and as what an upstream says to `example.com A`.

@@ -24,6 +24,8 @@ pub mod rtype {
     pub const HINFO: u16 = 13;
     pub const AAAA: u16 = 28;
     pub const SRV: u16 = 33;
+    pub const SVCB: u16 = 64;
+    pub const HTTPS: u16 = 65;
     pub const DNAME: u16 = 39;
     pub const OPT: u16 = 41;
     pub const DS: u16 = 43;
@@ -36,6 +38,15 @@ pub mod rtype {
     pub const TKEY: u16 = 249;
     pub const AXFR: u16 = 252;
     pub const ANY: u16 = 255;
+}
+
+/// A type by its name, as people write it (`AAAA`).
+#[must_use]
+pub fn rtype_of(name: &str) -> Option<u16> {
+    let parsed = name.to_ascii_uppercase().parse();
+    parsed
+        .ok()
+        .map(|kind: hickory_proto::rr::RecordType| kind.into())
 }
 
 /// Response codes.
@@ -328,6 +339,19 @@ impl<'a> Query<'a> {
     #[must_use]
     pub fn dnssec_ok(&self) -> bool {
         self.edns.is_some_and(|e| e.dnssec_ok)
+    }
+
+    /// The same query without what its answer does not depend on (a client may send 64 KiB of it).
+    pub(crate) fn brief(&self) -> Box<[u8]> {
+        let mut bytes = Vec::with_capacity(self.question_end + 11);
+        bytes.extend_from_slice(&self.bytes[..self.question_end]);
+        put_u16(&mut bytes, 10, u16::from(self.edns.is_some()));
+        if let Some(edns) = self.edns {
+            let [high, low] = edns.payload.to_be_bytes();
+            let dnssec = if edns.dnssec_ok { 0x80 } else { 0 };
+            bytes.extend_from_slice(&[0, 0, 41, high, low, 0, edns.version, dnssec, 0, 0, 0]);
+        }
+        bytes.into()
     }
 
     /// The largest UDP reply the client takes from us.

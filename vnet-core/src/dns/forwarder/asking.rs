@@ -3,8 +3,47 @@
 use std::sync::Arc;
 
 use super::super::response::Response;
-use super::super::servers::{Server, ServerId, Servers, Standing};
+use super::super::servers::{Ability, Server, ServerId, Servers, Standing};
+use super::super::shares::Share;
 use super::traffic::Waiter;
+
+/// Whether something is in a message that an upstream may not stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum With {
+    Yes,
+    /// It is known that it cannot.
+    No,
+    /// To see whether it works without.
+    Trial,
+}
+
+impl With {
+    fn of(ability: Ability, now: u64) -> Self {
+        if ability.is_lacking(now) {
+            Self::No
+        } else {
+            Self::Yes
+        }
+    }
+}
+
+/// The manner in which an upstream is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Manner {
+    pub(super) edns: With,
+    /// The random case of the name.
+    pub(super) case: With,
+}
+
+impl Manner {
+    /// As is best with this upstream.
+    pub(super) fn with(server: &Server, now: u64) -> Self {
+        Self {
+            edns: With::of(server.edns, now),
+            case: With::of(server.case, now),
+        }
+    }
+}
 
 /// One message that may still be answered.
 #[derive(Debug)]
@@ -16,6 +55,7 @@ pub(super) struct Attempt {
     pub(super) question: Box<[u8]>,
     pub(super) sent: u64,
     pub(super) tcp: bool,
+    pub(super) manner: Manner,
 }
 
 /// One question in flight.
@@ -26,7 +66,7 @@ pub(super) struct Asking {
     pub(super) question: Box<[u8]>,
     pub(super) flags: u16,
     pub(super) dnssec_ok: bool,
-    pub(super) waiters: Vec<Waiter>,
+    pub(super) waiters: Vec<(Waiter, Share)>,
     pub(super) attempts: Vec<Attempt>,
     /// Those that were asked in this round.
     pub(super) tried: Vec<ServerId>,
@@ -47,8 +87,8 @@ impl Asking {
     }
 
     /// What EDNS says to an upstream: whether signatures are wanted; nothing to one that does not know EDNS.
-    pub(super) fn edns(&self, server: &Server) -> Option<bool> {
-        (!server.no_edns).then_some(self.dnssec_ok)
+    pub(super) fn edns(&self, manner: Manner) -> Option<bool> {
+        (manner.edns == With::Yes).then_some(self.dnssec_ok)
     }
 }
 

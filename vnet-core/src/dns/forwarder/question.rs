@@ -1,6 +1,6 @@
 //! The message of a question, and whether another message is its answer.
 
-use super::super::wire::{HEADER, flag, put_opt, put_u16, rcode, u16_at};
+use super::super::wire::{HEADER, flag, put_opt, put_u16, rcode, record_at, rtype, u16_at};
 use super::Dice;
 
 /// Padded questions come in multiples of this (RFC 8467 section 4.1).
@@ -67,8 +67,8 @@ pub(super) enum Belief {
     No,
     /// It is, but the case of the name was not kept.
     OtherCase,
-    /// It is a complaint about EDNS.
-    NoEdns,
+    /// It is a complaint by one who shows no EDNS (RFC 6891 section 7), with this code.
+    Complaint(u8),
 }
 
 pub(super) fn believe(message: &[u8], question: &[u8]) -> Belief {
@@ -78,10 +78,9 @@ pub(super) fn believe(message: &[u8], question: &[u8]) -> Belief {
     if flags & flag::QR == 0 || flags & 0x7800 != 0 {
         return Belief::No;
     }
-    let code = flags & 15;
-    let complaint = code == u16::from(rcode::FORM_ERR) || code == u16::from(rcode::NOT_IMP);
-    if complaint && count == 0 {
-        return Belief::NoEdns;
+    let complaint = complaint(message);
+    if let Some(code) = complaint.filter(|_| count == 0) {
+        return Belief::Complaint(code);
     }
     let Some(got) = message
         .get(HEADER..HEADER + question.len())
@@ -92,11 +91,33 @@ pub(super) fn believe(message: &[u8], question: &[u8]) -> Belief {
     let name = question.len().saturating_sub(4);
     if got[name..] != question[name..] || !got[..name].eq_ignore_ascii_case(&question[..name]) {
         Belief::No
-    } else if complaint {
-        Belief::NoEdns
+    } else if let Some(code) = complaint {
+        Belief::Complaint(code)
     } else if got != question {
         Belief::OtherCase
     } else {
         Belief::Yes
     }
+}
+
+/// The code of a message that says it was not understood, and has no OPT record: with one, EDNS is not what was not
+/// understood.
+fn complaint(message: &[u8]) -> Option<u8> {
+    let code = message.get(3)? & 15;
+    if code != rcode::FORM_ERR && code != rcode::NOT_IMP {
+        return None;
+    }
+    let mut at = HEADER;
+    for _ in 0..u16_at(message, 4)? {
+        at = super::super::wire::skip_name(message, at)? + 4;
+    }
+    let count = |counter| u16_at(message, counter).map(u32::from);
+    for _ in 0..count(6)? + count(8)? + count(10)? {
+        let record = record_at(message, at)?;
+        if record.rtype == rtype::OPT {
+            return None;
+        }
+        at = record.end;
+    }
+    Some(code)
 }

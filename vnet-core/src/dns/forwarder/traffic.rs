@@ -12,10 +12,10 @@ use crate::model::Endpoint;
 /// Bounds that keep one guest from starving the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Questions in flight, all together.
+    /// Questions in flight, and askers who wait for them, all together.
     pub in_flight: usize,
     /// Askers of one address waiting at a time.
-    pub per_client: u32,
+    pub per_client: usize,
     /// Bytes of the cache.
     pub cache: usize,
 }
@@ -61,6 +61,7 @@ pub(in crate::dns) struct Waiter {
     pub(in crate::dns) host: bool,
     /// Whether it may be told private addresses.
     pub(in crate::dns) private: bool,
+    /// As much of the query as its answer depends on.
     pub(in crate::dns) query: Box<[u8]>,
     /// Aliases that led to the question.
     pub(in crate::dns) aliased: Option<Aliased>,
@@ -121,7 +122,17 @@ pub struct Question {
 pub(in crate::dns) struct Done {
     pub(in crate::dns) key: Box<[u8]>,
     pub(in crate::dns) waiters: Vec<Waiter>,
-    pub(in crate::dns) response: Option<Arc<Response>>,
+    pub(in crate::dns) outcome: Outcome,
+}
+
+#[derive(Debug)]
+pub(in crate::dns) enum Outcome {
+    /// What an upstream said.
+    Said(Arc<Response>),
+    /// Nobody said anything to this question.
+    Silence(Box<[u8]>),
+    /// Nobody has yet: a stale answer is better than to wait longer.
+    Pending,
 }
 
 /// Why a question is not asked.

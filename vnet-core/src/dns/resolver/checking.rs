@@ -13,21 +13,19 @@
 //! greed are told by the same rules.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::cache::Key;
-use super::super::directory::{AnchorsId, GroupId, NetworkId};
-use super::super::forwarder::{Declined, Dice, Effect, Question, Waiter, Way};
-use super::super::response::{Age, Response};
+use super::super::directory::{AnchorsId, GroupId};
+use super::super::forwarder::{Declined, Dice, Effect, Outcome, Question, Waiter, Way};
+use super::super::response::Response;
+use super::super::shares::{Holder, Share, Shares};
 use super::super::slab::Slab;
 use super::super::wire::{HEADER, IN, Query, flag, put_opt, put_u16};
 use super::{Asker, Resolver, declined};
 
-/// Checks at a time, all together and of one asker.
-const MOST: (usize, u32) = (1_024, 256);
-/// Those that wait for one check.
-const MOST_WAITERS: usize = 256;
+/// Those that wait for checks at a time, all together and of one asker.
+const MOST: (usize, usize) = (1_024, 256);
 
 /// What came of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,23 +46,33 @@ pub enum Checked {
 }
 
 /// All checks that go on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Checks {
     open: Slab<Check>,
     by_key: HashMap<Box<[u8]>, usize>,
-    clients: HashMap<IpAddr, u32>,
+    shares: Shares,
     generation: u64,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self {
+            open: Slab::default(),
+            by_key: HashMap::new(),
+            shares: Shares::new(MOST.0, MOST.1),
+            generation: 0,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Check {
     key: Box<[u8]>,
     group: GroupId,
-    client: IpAddr,
+    holder: Holder,
     host: bool,
-    network: NetworkId,
     generation: u64,
-    waiters: Vec<Waiter>,
+    waiters: Vec<(Waiter, Share)>,
 }
 
 impl Checks {
@@ -80,59 +88,43 @@ impl Checks {
         group: GroupId,
         waiter: Waiter,
     ) -> Result<Option<u64>, Declined> {
-        let load = self.clients.entry(waiter.client).or_default();
-        if *load >= MOST.1 {
-            return Err(Declined::Busy);
-        }
-        if let Some(check) = self
-            .by_key
-            .get(key)
-            .and_then(|slot| self.open.get_mut(*slot))
-        {
+        let holder = Holder {
+            network: waiter.network,
+            address: waiter.client,
+        };
+        let open = self.by_key.get(key).copied();
+        if let Some(check) = open.and_then(|slot| self.open.get_mut(slot)) {
             // The host's own resolver asks what it was asked: it came back.
             if waiter.host {
                 return Err(Declined::Loop);
             }
-            if check.waiters.len() >= MOST_WAITERS {
-                return Err(Declined::Busy);
-            }
-            *load += 1;
-            check.waiters.push(waiter);
+            let share = self.shares.take(holder).ok_or(Declined::Busy)?;
+            check.waiters.push((waiter, share));
             return Ok(None);
         }
-        // The last eighth is for those who wait for nothing yet.
-        let full = self.open.len() >= MOST.0;
-        if full || *load > 0 && self.open.len() >= MOST.0 / 8 * 7 {
-            return Err(Declined::Busy);
-        }
-        *load += 1;
+        let share = self.shares.take(holder).ok_or(Declined::Busy)?;
         self.generation += 1;
         let slot = self.open.insert(Check {
             key: key.into(),
             group,
-            client: waiter.client,
+            holder,
             host: waiter.host,
-            network: waiter.network,
             generation: self.generation,
-            waiters: vec![waiter],
+            waiters: vec![(waiter, share)],
         });
         self.by_key.insert(key.into(), slot);
         Ok(Some(self.generation << 24 | slot as u64 & 0xff_ffff))
     }
 
-    fn end(&mut self, ticket: u64) -> Option<Check> {
+    fn end(&mut self, ticket: u64) -> Option<(Box<[u8]>, Vec<Waiter>)> {
         let (slot, _) = self.get(ticket)?;
         let check = self.open.remove(slot)?;
         self.by_key.remove(&check.key);
-        for waiter in &check.waiters {
-            if let Some(load) = self.clients.get_mut(&waiter.client) {
-                *load = load.saturating_sub(1);
-                if *load == 0 {
-                    self.clients.remove(&waiter.client);
-                }
-            }
-        }
-        Some(check)
+        let waiters = check.waiters.into_iter().map(|(waiter, share)| {
+            self.shares.give_back(share);
+            waiter
+        });
+        Some((check.key, waiters.collect()))
     }
 }
 
@@ -185,8 +177,8 @@ impl Resolver {
             return Some(out);
         };
         let from = super::From {
-            network: check.network,
-            address: check.client,
+            network: check.holder.network,
+            address: check.holder.address,
             host: check.host,
         };
         let group = check.group;
@@ -202,10 +194,10 @@ impl Resolver {
 
     /// A check is over.
     pub fn checked(&mut self, now: u64, ticket: u64, outcome: Checked) {
-        let Some(check) = self.checks.end(ticket) else {
+        let Some((key, waiters)) = self.checks.end(ticket) else {
             return;
         };
-        let Some(Ok(query)) = check.waiters.first().map(|w| Query::parse(&w.query)) else {
+        let Some(Ok(query)) = waiters.first().map(|w| Query::parse(&w.query)) else {
             return;
         };
         let response = match outcome {
@@ -215,25 +207,20 @@ impl Resolver {
                 message,
             } => {
                 let proven = Response::proven(&message, secure, query.dnssec_ok(), query.rtype);
-                proven.map(|proven| Response {
-                    ttl: proven.ttl.min(ttl),
-                    ..proven
+                proven.map(|mut proven| {
+                    proven.ttl = proven.ttl.min(ttl);
+                    proven
                 })
             }
             Checked::Bogus(reason) => Response::bogus(&query, reason),
             Checked::Unknown => None,
         };
-        let answer = match response.map(Arc::new) {
-            Some(response) => {
-                self.cache.insert(now, &check.key, &response);
-                Some((response, Age::Seconds(0)))
-            }
-            None => self
-                .cache
-                .find(now, &check.key)
-                .map(|hit| (hit.response, hit.age)),
+        let outcome = match response {
+            Some(response) => Outcome::Said(Arc::new(response)),
+            None => Outcome::Silence(query.bytes[HEADER..query.question_end].into()),
         };
-        for waiter in &check.waiters {
+        let answer = self.keep(now, &key, &outcome);
+        for waiter in &waiters {
             self.tell(waiter, answer.as_ref());
         }
     }

@@ -8,7 +8,10 @@
 //! namespace of whoever called [`Dns::start`], and ends when the last handle is dropped.
 
 mod bus;
+mod channel;
+mod channels;
 mod checker;
+mod clients;
 mod gateways;
 mod links;
 mod listen;
@@ -17,7 +20,6 @@ mod outbound;
 mod random;
 mod resolv;
 mod resolved;
-mod secure;
 mod tcp;
 mod traffic;
 mod worker;
@@ -31,7 +33,7 @@ use rustix::fd::OwnedFd;
 use tokio::sync::oneshot;
 
 pub use crate::dns::Stats;
-use crate::dns::{NameChange, Zone};
+use crate::dns::{Explained, NameChange, Zone};
 use crate::types::{IfName, NetworkName};
 use resolved::{Link, Told};
 
@@ -74,6 +76,8 @@ pub struct Setup {
     /// The system's bus, by which systemd-resolved is told of the networks' names, and asked whom it asks itself; nobody
     /// is when left out.
     pub bus: Option<PathBuf>,
+    /// The most bytes of answers that are kept; 8 MiB when left out.
+    pub cache: Option<usize>,
 }
 
 /// What a network should be served: a zone on a bridge, or nothing any more.
@@ -86,6 +90,8 @@ enum Command {
     Names(NetworkName, Vec<NameChange>),
     Relearn(NetworkName, Vec<NameChange>),
     Stats(oneshot::Sender<Stats>),
+    Flush(oneshot::Sender<usize>),
+    Explain(NetworkName, String, u16, oneshot::Sender<Option<Explained>>),
 }
 
 impl Dns {
@@ -136,6 +142,21 @@ impl Dns {
     pub async fn stats(&self) -> Stats {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Stats(reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// Forgets what upstreams said; how many answers that was.
+    pub async fn flush(&self) -> usize {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Flush(reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// What would become of a question of a guest's, without asking anybody; `None` if the network is not served, or the
+    /// name is none.
+    pub async fn explain(&self, network: NetworkName, name: &str, rtype: u16) -> Option<Explained> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Explain(network, name.to_owned(), rtype, reply));
         answer.await.unwrap_or_default()
     }
 

@@ -1,70 +1,16 @@
-//! DNS over TCP (RFC 7766): messages with their length in front, many on one connection, answered as they get ready.
+//! Messages on a stream (RFC 7766 section 8): each with its length in front, in both directions.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::outbound;
-use crate::dns::{NetworkId, ServerId};
 
-/// Unsent bytes after which a client that does not read is cut off.
-const MOST_OUTPUT: usize = 256 << 10;
-/// Questions of one connection in flight.
-const MOST_PENDING: u32 = 128;
-
-/// A stream of messages.
-pub(super) struct Stream {
-    socket: TcpStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    /// When it last moved (milliseconds).
-    pub(super) last: u64,
-}
-
-/// What a connection is for.
-pub(super) enum Role {
-    /// A client's.
-    Client {
-        network: NetworkId,
-        from: SocketAddr,
-        host: bool,
-        pending: u32,
-    },
-    /// Ours to an upstream, for the answer with this ticket.
-    Upstream { server: ServerId, ticket: u64 },
-}
-
-/// A connection.
-pub(super) struct Connection {
-    pub(super) stream: Stream,
-    pub(super) role: Role,
-    /// Tells it from another that had its slot.
-    pub(super) generation: u64,
-    /// Whether the epoll watches for room to write.
-    pub(super) writing: bool,
-}
-
-impl Connection {
-    /// Counts a question in flight; false when there are too many.
-    pub(super) fn begin(&mut self) -> bool {
-        match &mut self.role {
-            Role::Client { pending, .. } => {
-                *pending += 1;
-                *pending <= MOST_PENDING
-            }
-            Role::Upstream { .. } => true,
-        }
-    }
-
-    /// An answer was given.
-    pub(super) fn end(&mut self) {
-        match &mut self.role {
-            Role::Client { pending, .. } => *pending = pending.saturating_sub(1),
-            Role::Upstream { .. } => {}
-        }
-    }
-}
+/// Bytes of one read: a turn takes one, so that nobody holds up the rest.
+const READ: usize = 16 << 10;
+/// Used bytes after which a buffer is moved together.
+const USED: usize = 64 << 10;
 
 /// Starts a connection; it is writable when it stands.
 pub(super) fn connect(to: SocketAddr, link: Option<u32>) -> io::Result<TcpStream> {
@@ -77,78 +23,183 @@ pub(super) fn connect(to: SocketAddr, link: Option<u32>) -> io::Result<TcpStream
     }
 }
 
-/// The first whole message of what came, taken out.
-pub(super) fn cut(input: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let len = usize::from(u16::from_be_bytes(*input.first_chunk()?));
-    let message = input.get(2..2 + len)?.to_vec();
-    input.drain(..2 + len);
-    Some(message)
+/// Bytes that are used up from the front.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    used: usize,
 }
 
-impl Stream {
-    pub(super) const fn new(socket: TcpStream, now: u64) -> Self {
-        Self {
-            socket,
-            input: Vec::new(),
-            output: Vec::new(),
-            last: now,
-        }
+impl Buffer {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.used..]
     }
 
-    pub(super) const fn socket(&self) -> &TcpStream {
-        &self.socket
-    }
-
-    /// Queues a message.
-    pub(super) fn push(&mut self, message: &[u8]) {
-        if let Ok(len) = u16::try_from(message.len()) {
-            self.output.extend_from_slice(&len.to_be_bytes());
-            self.output.extend_from_slice(message);
+    fn take(&mut self, count: usize) {
+        self.used += count;
+        if self.used == self.bytes.len() {
+            self.bytes.clear();
+            self.used = 0;
+            // What one large message took is not kept for small ones.
+            self.bytes.shrink_to(READ);
+        } else if self.used >= USED {
+            self.bytes.drain(..self.used);
+            self.used = 0;
         }
     }
+}
 
-    /// Reads what is there; false when the other side is done.
-    pub(super) fn fill(&mut self, now: u64) -> io::Result<bool> {
-        self.last = now;
-        let mut buffer = [0; 8192];
-        // A few reads a turn: the epoll comes back for the rest.
-        for _ in 0..8 {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => return Ok(false),
-                Ok(got) => self.input.extend_from_slice(&buffer[..got]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(true)
+/// What came, message by message.
+#[derive(Debug, Default)]
+pub(super) struct Input(Buffer);
+
+impl Input {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.0.bytes.extend_from_slice(bytes);
+    }
+
+    fn first(&self) -> Option<&[u8]> {
+        let rest = self.0.rest();
+        let len = usize::from(u16::from_be_bytes(*rest.first_chunk()?));
+        rest.get(2..2 + len)
+    }
+
+    /// Whether there is a whole message.
+    pub(super) fn has_message(&self) -> bool {
+        self.first().is_some()
     }
 
     /// The next whole message, taken out.
     pub(super) fn next(&mut self) -> Option<Vec<u8>> {
-        cut(&mut self.input)
+        let message = self.first()?.to_vec();
+        self.0.take(2 + message.len());
+        Some(message)
     }
 
-    /// Writes what the socket takes; false when all is written.
-    pub(super) fn flush(&mut self) -> io::Result<bool> {
-        while !self.output.is_empty() {
-            match self.socket.write(&self.output) {
-                Ok(sent) => drop(self.output.drain(..sent)),
+    /// Reads once; false when the other side is done.
+    pub(super) fn fill(&mut self, socket: &TcpStream) -> io::Result<bool> {
+        let mut buffer = [0; READ];
+        match (&*socket).read(&mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(got) => self.push(&buffer[..got]),
+            Err(e) if not_now(&e) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(true)
+    }
+}
+
+/// What is to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Output(Buffer);
+
+impl Output {
+    /// Queues a message.
+    pub(super) fn push(&mut self, message: &[u8]) {
+        if let Ok(len) = u16::try_from(message.len()) {
+            self.0.bytes.extend_from_slice(&len.to_be_bytes());
+            self.0.bytes.extend_from_slice(message);
+        }
+    }
+
+    /// How much is left to send.
+    pub(super) fn len(&self) -> usize {
+        self.0.rest().len()
+    }
+
+    /// Writes what the other side takes.
+    pub(super) fn flush(&mut self, mut socket: impl Write) -> io::Result<()> {
+        while self.len() > 0 {
+            match socket.write(self.0.rest()) {
+                Ok(0) => break,
+                Ok(sent) => self.0.take(sent),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e)
-                    if e.kind() == io::ErrorKind::WouldBlock
-                        || e.kind() == io::ErrorKind::NotConnected =>
-                {
-                    let stuck = self.output.len() > MOST_OUTPUT;
-                    return if stuck {
-                        Err(io::ErrorKind::TimedOut.into())
-                    } else {
-                        Ok(true)
-                    };
-                }
+                Err(e) if not_now(&e) => break,
                 Err(e) => return Err(e),
             }
         }
-        Ok(false)
+        Ok(())
+    }
+}
+
+/// Whether a socket can just not be used at this moment, or not yet.
+pub(super) fn not_now(error: &io::Error) -> bool {
+    [
+        io::ErrorKind::WouldBlock,
+        io::ErrorKind::NotConnected,
+        io::ErrorKind::Interrupted,
+    ]
+    .contains(&error.kind())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_corpus_breaks_nothing() {
+        let mut messages = 0;
+        crate::dns::tests::feed("stream", |bytes| {
+            // In one piece and byte by byte: the same comes of it, and nothing is lost.
+            let mut whole = Input::default();
+            whole.push(bytes);
+            let all: Vec<_> = std::iter::from_fn(|| whole.next()).collect();
+            assert!(!whole.has_message());
+            let mut pieces = Input::default();
+            let mut again = Vec::new();
+            for byte in bytes {
+                pieces.push(&[*byte]);
+                again.extend(std::iter::from_fn(|| pieces.next()));
+            }
+            assert_eq!(all, again);
+            let mut output = Output::default();
+            all.iter().for_each(|message| output.push(message));
+            let mut sent = Vec::new();
+            output.flush(&mut sent).unwrap();
+            assert_eq!(output.len(), 0);
+            assert_eq!([&sent, whole.0.rest()].concat(), bytes);
+            messages += all.len();
+        });
+        assert!(messages > 5_000, "{messages}");
+    }
+
+    /// A socket that takes little at a time, and then nothing.
+    struct Slow(Vec<u8>, usize);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.1.saturating_sub(self.0.len()).min(7).min(bytes.len());
+            if room == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.0.extend_from_slice(&bytes[..room]);
+            Ok(room)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_sent_in_little_pieces_is_moved_rarely() {
+        let mut output = Output::default();
+        let message = [7; 50_000];
+        for _ in 0..6 {
+            output.push(&message);
+        }
+        let mut slow = Slow(Vec::new(), 200_000);
+        output.flush(&mut slow).unwrap();
+        assert_eq!(
+            (slow.0.len(), output.len()),
+            (200_000, 6 * 50_002 - 200_000)
+        );
+        assert!(output.0.used < USED && output.0.bytes.len() <= 6 * 50_002);
+        slow.1 = usize::MAX;
+        output.flush(&mut slow).unwrap();
+        let mut sent = Input::default();
+        sent.push(&slow.0);
+        assert_eq!(std::iter::from_fn(|| sent.next()).count(), 6);
+        assert_eq!(output.0.bytes.len(), 0);
     }
 }

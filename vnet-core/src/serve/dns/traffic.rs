@@ -1,22 +1,16 @@
-//! Packets in and out: clients on gateways, upstreams beyond.
+//! Datagrams in and out, of clients on gateways and of upstreams beyond; and what the resolver wants done.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 
 use rustix::event::epoll::EventFlags;
-use tracing::{debug, trace};
+use tracing::debug;
 
 use super::mmsg::{self, Address};
-use super::tcp::{self, Connection, Role, Stream};
 use super::worker::{Token, Worker};
-use crate::dns::{Effect, From, ServerId, Target, Way};
+use crate::dns::{Effect, From, Target, Way};
 
 /// Batches a socket may take in one turn, so that a flooded network does not starve the others.
 const TURNS: usize = 4;
-/// Connections at a time, all and of one client.
-const MOST_CONNECTIONS: (usize, usize) = (1024, 64);
-/// How long a connection may be idle (RFC 7766 section 6.2.3: a few seconds), in milliseconds.
-const IDLE: u64 = 10_000;
 
 impl Worker {
     /// Queries on a gateway's UDP socket.
@@ -86,103 +80,6 @@ impl Worker {
         }
     }
 
-    /// A client connects.
-    pub(super) fn on_accept(&mut self, index: usize) {
-        let now = self.now();
-        let Some(listener) = self.listeners.get(index) else {
-            return;
-        };
-        let Some(Ok((socket, from))) = listener.tcp.as_ref().map(TcpListener::accept) else {
-            return;
-        };
-        let (network, host) = (listener.network, from.ip() == listener.address);
-        let same =
-            |c: &Connection| matches!(&c.role, Role::Client { from: f, .. } if f.ip() == from.ip());
-        let full = self.connections.len() >= MOST_CONNECTIONS.0;
-        if full || self.connections.iter().filter(|(_, c)| same(c)).count() >= MOST_CONNECTIONS.1 {
-            trace!(%from, "too many connections");
-            return;
-        }
-        if socket.set_nonblocking(true).is_ok() {
-            let role = Role::Client {
-                network,
-                from,
-                host,
-                pending: 0,
-            };
-            self.open(Stream::new(socket, now), role);
-        }
-    }
-
-    /// Something moves on a connection.
-    pub(super) fn on_connection(&mut self, index: usize) {
-        let now = self.now();
-        let Some(connection) = self.connections.get_mut(index) else {
-            return;
-        };
-        let open = connection.stream.fill(now);
-        while let Some(message) = self
-            .connections
-            .get_mut(index)
-            .and_then(|c| c.stream.next())
-        {
-            if !self.on_message(now, index, &message) {
-                return self.close_connection(index);
-            }
-        }
-        match open {
-            Ok(true) => self.flush(index),
-            // A client that sent all it had may still read; but one that is gone is gone.
-            Ok(false) => {
-                self.flush(index);
-                self.close_connection(index);
-            }
-            Err(_) => self.close_connection(index),
-        }
-    }
-
-    /// A whole message came; false ends the connection.
-    fn on_message(&mut self, now: u64, index: usize, message: &[u8]) -> bool {
-        let Some(connection) = self.connections.get_mut(index) else {
-            return false;
-        };
-        let generation = connection.generation;
-        if !connection.begin() {
-            return false;
-        }
-        match &connection.role {
-            Role::Upstream { server, ticket } => {
-                let (server, ticket) = (*server, *ticket);
-                let dice = &mut || self.random.next();
-                self.resolver
-                    .stream_answer(now, dice, server, ticket, Some(message));
-                false
-            }
-            Role::Client {
-                network,
-                from,
-                host,
-                ..
-            } => {
-                let from = From {
-                    network: *network,
-                    address: from.ip(),
-                    host: *host,
-                };
-                let mut out = Vec::new();
-                let way = Way::Tcp(index, generation);
-                let dice = &mut || self.random.next();
-                self.resolver
-                    .handle(now, dice, &from, way, message, &mut out);
-                if !out.is_empty() {
-                    connection.stream.push(&out);
-                    connection.end();
-                }
-                true
-            }
-        }
-    }
-
     /// Sends what the resolver decided: questions to upstreams, and answers to those who waited.
     pub(super) fn carry_out(&mut self) {
         let now = self.now();
@@ -226,19 +123,9 @@ impl Worker {
                     link,
                     ticket,
                     message,
-                } if endpoint.is_secure() => {
-                    let target = Target { endpoint, link };
-                    self.ask_secure(now, server, &target, ticket, message);
-                }
-                Effect::Stream {
-                    server,
-                    endpoint,
-                    link,
-                    ticket,
-                    message,
                 } => {
-                    let to = (endpoint.address, link);
-                    self.connect(now, server, to, ticket, &message);
+                    let target = Target { endpoint, link };
+                    self.ask_channel(now, server, &target, ticket, message);
                 }
                 Effect::Check(question) => self.check(now, question),
             }
@@ -266,27 +153,6 @@ impl Worker {
             && let Err(e) = self.watch(&lane.socket, Token::Upstream(index), EventFlags::IN)
         {
             debug!(error = %e, "a socket to an upstream cannot be watched");
-        }
-    }
-
-    fn connect(
-        &mut self,
-        now: u64,
-        server: ServerId,
-        (address, link): (SocketAddr, Option<u32>),
-        ticket: u64,
-        message: &[u8],
-    ) {
-        match tcp::connect(address, link) {
-            Ok(socket) => {
-                let mut stream = Stream::new(socket, now);
-                stream.push(message);
-                self.open(stream, Role::Upstream { server, ticket });
-            }
-            Err(_) => {
-                let dice = &mut || self.random.next();
-                self.resolver.stream_answer(now, dice, server, ticket, None);
-            }
         }
     }
 
@@ -320,90 +186,10 @@ impl Worker {
                     }
                 }
                 Way::Tcp(index, generation) => {
-                    let connection = self.connections.get_mut(index);
-                    if let Some(connection) = connection.filter(|c| c.generation == generation) {
-                        connection.stream.push(&same[0].1);
-                        connection.end();
-                        self.flush(index);
-                    }
+                    self.answer_client(index, generation, &same[0].1);
                 }
                 Way::Check(part) => self.tell_checker(part, same[0].1.clone()),
             }
-        }
-    }
-
-    fn open(&mut self, stream: Stream, role: Role) {
-        self.generation += 1;
-        let writing = matches!(role, Role::Upstream { .. });
-        let index = self.connections.insert(Connection {
-            stream,
-            role,
-            generation: self.generation,
-            writing,
-        });
-        let flags = if writing {
-            EventFlags::IN | EventFlags::OUT
-        } else {
-            EventFlags::IN
-        };
-        let watched = self
-            .connections
-            .get(index)
-            .map(|c| self.watch(c.stream.socket(), Token::Connection(index), flags));
-        if !matches!(watched, Some(Ok(()))) {
-            self.close_connection(index);
-        }
-        self.sweep_later();
-    }
-
-    fn flush(&mut self, index: usize) {
-        let Some(connection) = self.connections.get_mut(index) else {
-            return;
-        };
-        let Ok(more) = connection.stream.flush() else {
-            return self.close_connection(index);
-        };
-        if more == connection.writing {
-            return;
-        }
-        connection.writing = more;
-        let flags = if more {
-            EventFlags::IN | EventFlags::OUT
-        } else {
-            EventFlags::IN
-        };
-        let again = self
-            .connections
-            .get(index)
-            .map(|c| self.rewatch(c.stream.socket(), Token::Connection(index), flags));
-        if !matches!(again, Some(Ok(()))) {
-            self.close_connection(index);
-        }
-    }
-
-    fn close_connection(&mut self, index: usize) {
-        if let Some(Connection {
-            role: Role::Upstream { server, ticket },
-            ..
-        }) = self.connections.remove(index)
-        {
-            // A ticket that was answered is no ticket any more.
-            let now = self.now();
-            let dice = &mut || self.random.next();
-            self.resolver.stream_answer(now, dice, server, ticket, None);
-        }
-    }
-
-    pub(super) fn sweep_connections(&mut self, now: u64) {
-        let idle = |c: &Connection| now.saturating_sub(c.stream.last) > IDLE;
-        let idle: Vec<usize> = self
-            .connections
-            .iter()
-            .filter(|(_, c)| idle(c))
-            .map(|(i, _)| i)
-            .collect();
-        for index in idle {
-            self.close_connection(index);
         }
     }
 }

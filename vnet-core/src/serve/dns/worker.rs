@@ -13,15 +13,15 @@ use rustix::event::epoll;
 use rustix::fd::{AsFd, OwnedFd};
 use tracing::{info, warn};
 
+use super::channels::Channels;
 use super::checker::Checker;
+use super::clients::Clients;
 use super::gateways::{Bound, Listener};
 use super::links::{self, Watched};
 use super::mmsg::{self, Batch};
 use super::outbound::Outbound;
 use super::random::Random;
 use super::resolv::ResolvConf;
-use super::secure::Secure;
-use super::tcp::Connection;
 use super::{Command, Setup};
 use crate::dns::slab::Slab;
 use crate::dns::{Directory, Limits, Resolver};
@@ -44,9 +44,9 @@ pub(super) enum Token {
     ResolvConf,
     Udp(usize),
     Tcp(usize),
-    Connection(usize),
+    Client(usize),
     Upstream(usize),
-    Secure(usize),
+    Channel(usize),
     Checker,
     Links,
 }
@@ -58,9 +58,9 @@ impl Token {
             Self::ResolvConf => (1, 0),
             Self::Udp(i) => (2, i),
             Self::Tcp(i) => (3, i),
-            Self::Connection(i) => (4, i),
+            Self::Client(i) => (4, i),
             Self::Upstream(i) => (5, i),
-            Self::Secure(i) => (6, i),
+            Self::Channel(i) => (6, i),
             Self::Checker => (7, 0),
             Self::Links => (8, 0),
         };
@@ -74,9 +74,9 @@ impl Token {
             1 => Some(Self::ResolvConf),
             2 => Some(Self::Udp(index)),
             3 => Some(Self::Tcp(index)),
-            4 => Some(Self::Connection(index)),
+            4 => Some(Self::Client(index)),
             5 => Some(Self::Upstream(index)),
-            6 => Some(Self::Secure(index)),
+            6 => Some(Self::Channel(index)),
             7 => Some(Self::Checker),
             8 => Some(Self::Links),
             _ => None,
@@ -96,13 +96,12 @@ pub(super) struct Worker {
     pub(super) random: Random,
     pub(super) networks: BTreeMap<NetworkName, Bound>,
     pub(super) listeners: Slab<Listener>,
-    pub(super) connections: Slab<Connection>,
+    pub(super) clients: Clients,
     pub(super) outbound: Outbound,
-    pub(super) secure: Secure,
+    pub(super) channels: Channels,
     pub(super) checker: Checker,
     pub(super) batch: Batch,
     pub(super) replies: Vec<Vec<u8>>,
-    pub(super) generation: u64,
     /// Queries taken in this turn.
     pub(super) busy: usize,
     pub(super) retry_at: Option<Instant>,
@@ -117,6 +116,11 @@ impl Worker {
         inbox: Receiver<Command>,
         bell: Arc<OwnedFd>,
     ) -> io::Result<Self> {
+        let limits = Limits::default();
+        let limits = Limits {
+            cache: setup.cache.unwrap_or(limits.cache),
+            ..limits
+        };
         let host = rustix::system::uname();
         let host = host.nodename().to_str().ok();
         let host = host.and_then(|name| name.split('.').next()?.parse().ok());
@@ -126,17 +130,16 @@ impl Worker {
             bell,
             resolv_conf: ResolvConf::new(setup.resolv_conf),
             links: setup.bus.map(Watched::start).transpose()?,
-            resolver: Resolver::new(Directory::new(host), Limits::default()),
+            resolver: Resolver::new(Directory::new(host), limits),
             random: Random::default(),
             networks: BTreeMap::new(),
             listeners: Slab::default(),
-            connections: Slab::default(),
+            clients: Clients::default(),
             outbound: Outbound::default(),
-            secure: Secure::new(setup.authorities),
+            channels: Channels::new(setup.authorities),
             checker: Checker::new()?,
             batch: Batch::new(),
             replies: vec![Vec::new(); mmsg::BATCH],
-            generation: 0,
             busy: 0,
             retry_at: None,
             started: Instant::now(),
@@ -196,9 +199,9 @@ impl Worker {
                 Some(Token::ResolvConf) => self.look(),
                 Some(Token::Udp(i)) => self.on_udp(i),
                 Some(Token::Tcp(i)) => self.on_accept(i),
-                Some(Token::Connection(i)) => self.on_connection(i),
+                Some(Token::Client(i)) => self.on_client(i),
                 Some(Token::Upstream(i)) => self.on_upstream(i),
-                Some(Token::Secure(i)) => self.on_secure(i),
+                Some(Token::Channel(i)) => self.on_channel(i),
                 Some(Token::Checker) => self.on_checker(),
                 Some(Token::Links) => self.on_links(),
                 None => {}
@@ -288,7 +291,12 @@ impl Worker {
                 self.resolver.directory_mut().relearn(&network, &names);
             }
             Command::Stats(reply) => {
-                let _ = reply.send(self.resolver.stats());
+                let _ = reply.send(self.resolver.stats(self.now()));
+            }
+            Command::Flush(reply) => drop(reply.send(self.resolver.flush())),
+            Command::Explain(network, name, rtype, reply) => {
+                let now = self.now();
+                let _ = reply.send(self.resolver.explain(now, &network, &name, rtype));
             }
         }
     }
@@ -323,10 +331,10 @@ impl Worker {
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep_at = None;
             self.outbound.sweep(ms);
-            self.sweep_connections(ms);
-            self.sweep_secure(ms);
-            let idle = self.outbound.is_empty() && self.secure.is_empty();
-            if !idle || self.connections.len() > 0 {
+            self.sweep_clients(ms);
+            self.sweep_channels(ms);
+            let channels = self.outbound.is_empty() && self.channels.is_empty();
+            if !channels || !self.clients.is_empty() {
                 self.sweep_later();
             }
         }

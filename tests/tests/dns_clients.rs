@@ -1,0 +1,209 @@
+//! Clients over TCP that read nothing, say nothing more, or talk nonsense; and what upstreams see of large answers.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use tests::dns::{DnsHost, Upstream};
+use tests::{Ns, tool, wait_for};
+
+const AT: (&str, u16) = ("10.94.1.1", 53);
+
+/// A network whose name `big` has very many addresses.
+fn lab() -> String {
+    let mut toml = String::from(
+        "name = \"lab\"\n[domain]\nname = \"lab.test\"\n[[subnet]]\naddress = \"10.94.1.1/24\"\n",
+    );
+    for i in 0..200 {
+        toml.push_str(&format!(
+            "[[dns.host]]\nip = \"10.95.1.{i}\"\nnames = [\"big\"]\n"
+        ));
+    }
+    toml
+}
+
+fn host(resolv_conf: &str) -> anyhow::Result<(DnsHost, Ns)> {
+    let mut host = DnsHost::new("dnshost", resolv_conf)?;
+    assert_eq!(host.network(&lab())?, []);
+    let guest = host.guest("br1", "guest", "10.94.1.50/24")?;
+    Ok((host, guest))
+}
+
+/// A query for addresses, with its length in front.
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        message.push(u8::try_from(label.len()).expect("a short label"));
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend_from_slice(&[0, 0, 1, 0, 1]);
+    let len = u16::try_from(message.len()).expect("a short message");
+    [&len.to_be_bytes()[..], &message].concat()
+}
+
+/// A connection of the guest's.
+fn connect(guest: &Ns) -> anyhow::Result<TcpStream> {
+    let socket = guest.enter(|| TcpStream::connect(AT))??;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(socket)
+}
+
+/// The next answer's number and how many records it has.
+fn answer(socket: &mut TcpStream) -> anyhow::Result<(u16, u16)> {
+    let mut len = [0; 2];
+    socket.read_exact(&mut len)?;
+    let mut message = vec![0; usize::from(u16::from_be_bytes(len))];
+    socket.read_exact(&mut message)?;
+    let word = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
+    Ok((word(0), word(6)))
+}
+
+fn is_over(socket: &mut TcpStream) -> bool {
+    match socket.read(&mut [0]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(e) => e.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+/// Not cut off, and not served at others' cost: it is not read any further until it reads.
+#[test]
+fn a_client_that_does_not_read_is_not_read() -> anyhow::Result<()> {
+    if !tool::ready("dns_clients::a_client_that_does_not_read_is_not_read", &[]) {
+        return Ok(());
+    }
+    let (host, guest) = host("")?;
+    let mut greedy = connect(&guest)?;
+    greedy.set_nonblocking(true)?;
+    let one = question(7, "big.lab.test");
+    let many = one.repeat(500);
+    let (mut sent, end) = (0, Instant::now() + Duration::from_secs(60));
+    let mut moved = Instant::now();
+    // Until nothing has moved for a while: all that is between us is full.
+    while moved.elapsed() < Duration::from_secs(1) {
+        assert!(Instant::now() < end, "it takes and takes: {sent} bytes");
+        match greedy.write(&many[sent % one.len()..]) {
+            Ok(count) => {
+                sent += count;
+                moved = Instant::now();
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    // Others are served meanwhile.
+    let mut other = connect(&guest)?;
+    other.write_all(&question(9, "big.lab.test"))?;
+    assert_eq!(answer(&mut other)?, (9, 200));
+    let asked = host.stats().total.local;
+    let whole = sent / one.len();
+    assert!(
+        asked < u64::try_from(whole)?,
+        "what is not taken is not answered"
+    );
+    greedy.set_nonblocking(false)?;
+    for _ in 0..whole {
+        assert_eq!(answer(&mut greedy)?, (7, 200));
+    }
+    Ok(())
+}
+
+#[test]
+fn rfc7766_6_2_3_who_has_said_all_is_told_all() -> anyhow::Result<()> {
+    let test = "dns_clients::rfc7766_6_2_3_who_has_said_all_is_told_all";
+    if !tool::ready(test, &["dnsmasq"]) {
+        return Ok(());
+    }
+    let (host, guest) = host("nameserver 10.94.70.53\n")?;
+    let records: Vec<String> = (0..40)
+        .map(|i| format!("--host-record=n{i}.example,192.0.2.{i}"))
+        .collect();
+    let records: Vec<&str> = records.iter().map(String::as_str).collect();
+    let _upstream = Upstream::new(&host, "up", "10.94.70.53", &records)?;
+    let mut client = connect(&guest)?;
+    let all: Vec<Vec<u8>> = (0..40)
+        .map(|i| question(i, &format!("n{i}.example")))
+        .collect();
+    client.write_all(&all.concat())?;
+    client.shutdown(Shutdown::Write)?;
+    let mut told = (0..40)
+        .map(|_| answer(&mut client))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    told.sort_unstable();
+    let wanted: Vec<_> = (0..40).map(|i| (i, 1)).collect();
+    assert_eq!(told, wanted);
+    assert!(is_over(&mut client), "and then it is over");
+    Ok(())
+}
+
+#[test]
+fn who_talks_nonsense_is_cut_off() -> anyhow::Result<()> {
+    if !tool::ready("dns_clients::who_talks_nonsense_is_cut_off", &[]) {
+        return Ok(());
+    }
+    let (_host, guest) = host("")?;
+    // An answer, and what is too short to be anything.
+    let mut answered = question(7, "big.lab.test");
+    answered[4] |= 0x80;
+    for nonsense in [answered, vec![0, 1, 9]] {
+        let mut client = connect(&guest)?;
+        client.write_all(&nonsense)?;
+        assert!(is_over(&mut client), "{nonsense:?}");
+    }
+    Ok(())
+}
+
+/// Single bytes are no life: a client that never gets to the end of its question does not keep its place.
+#[test]
+fn a_question_has_to_come_to_an_end() -> anyhow::Result<()> {
+    if !tool::ready("dns_clients::a_question_has_to_come_to_an_end", &[]) {
+        return Ok(());
+    }
+    let (_host, guest) = host("")?;
+    let mut slow = connect(&guest)?;
+    slow.write_all(&[0, 200])?;
+    wait_for(
+        "the end of a slow client",
+        Duration::from_secs(30),
+        || match slow.write_all(&[1]) {
+            Ok(()) => Err("it goes on"),
+            Err(_) => Ok(()),
+        },
+    )
+}
+
+/// RFC 7766 section 6.2.2: answers that did not fit come over one connection to their upstream, not one each.
+#[test]
+fn rfc7766_6_2_2_large_answers_share_a_connection() -> anyhow::Result<()> {
+    let test = "dns_clients::rfc7766_6_2_2_large_answers_share_a_connection";
+    if !tool::ready(test, &["dnsmasq", "ss"]) {
+        return Ok(());
+    }
+    let (host, guest) = host("nameserver 10.94.70.53\n")?;
+    let records: Vec<String> = (0..2_000)
+        .map(|i| {
+            format!(
+                "--host-record=n{}.example,192.0.{}.{}",
+                i % 20,
+                2 + i / 250,
+                i % 250
+            )
+        })
+        .collect();
+    let records: Vec<&str> = records.iter().map(String::as_str).collect();
+    let upstream = Upstream::new(&host, "up", "10.94.70.53", &records)?;
+    let mut client = connect(&guest)?;
+    let all: Vec<Vec<u8>> = (0..20)
+        .map(|i| question(i, &format!("n{i}.example")))
+        .collect();
+    client.write_all(&all.concat())?;
+    for _ in 0..20 {
+        assert_eq!(answer(&mut client)?.1, 100);
+    }
+    let open = upstream.ns.sh("ss -Htn state established sport = 53")?;
+    assert_eq!(open.lines().count(), 1, "{open}");
+    Ok(())
+}
