@@ -7,8 +7,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::backlog::Backlog;
+use super::faults::Faults;
 use crate::device::header::HEADER_LEN;
-use crate::device::{Features, Frame, Gso, NetHeader, Received, Settings};
+use crate::device::{Fault, Features, Frame, Gso, NetHeader, Received, Settings};
 use crate::switch::offload::{self, Accepts, Kind, Large, Partial, Pending, Segments, Work};
 use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
@@ -113,6 +114,8 @@ pub struct Port {
     pub session: Option<Session>,
     /// What was counted.
     pub counters: Counters,
+    /// Why rings were stopped.
+    pub faults: Faults,
     /// Looked at in each turn; asleep until a kick otherwise.
     pub awake: bool,
     /// Receive queues that were written to since the last flush.
@@ -132,6 +135,7 @@ impl Port {
             door,
             session: None,
             counters: Counters::default(),
+            faults: Faults::default(),
             awake: false,
             touched: 0,
             backlog: Backlog::default(),
@@ -196,8 +200,8 @@ impl Port {
         }
         match session.device().rx(0).map(crate::device::Rx::has_buffers) {
             Some(Ok(has)) => has,
-            Some(Err(_)) => {
-                self.fail(0);
+            Some(Err(fault)) => {
+                self.fail(0, fault);
                 false
             }
             None => false,
@@ -239,9 +243,15 @@ impl Port {
         count
     }
 
-    /// Stops a queue that its driver broke.
-    pub fn fail(&mut self, queue: u16) {
+    /// Counts a queue that was stopped because its driver broke it.
+    pub fn broke(&mut self, queue: u16, fault: Fault) {
         self.counters.faults += 1;
+        self.faults.note(&self.name, queue, fault);
+    }
+
+    /// Stops a queue that its driver broke.
+    pub fn fail(&mut self, queue: u16, fault: Fault) {
+        self.broke(queue, fault);
         if let Some(session) = &mut self.session {
             session.fail(queue);
         }
@@ -271,8 +281,8 @@ impl Port {
                 self.counters.rx_refused += 1;
                 true
             }
-            Err(_) => {
-                self.fail(2 * pair);
+            Err(fault) => {
+                self.fail(2 * pair, fault);
                 true
             }
         }

@@ -226,10 +226,11 @@ impl Path<'_> {
             }
         }
         match self.registers.device.serve_control() {
-            Ok(interrupt) => {
-                if interrupt {
+            Ok(turn) => {
+                if turn.interrupt {
                     self.nic.raise(INTERRUPT_USED);
                 }
+                taken += turn.commands;
             }
             Err(fault) => self.fail(fault),
         }

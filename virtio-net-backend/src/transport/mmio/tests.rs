@@ -368,6 +368,7 @@ fn the_link_and_an_announcement_are_told_by_a_config_interrupt() {
     driver.set_features(
         Features::VERSION_1
             .with(Features::STATUS)
+            .with(Features::CTRL_VQ)
             .with(Features::GUEST_ANNOUNCE),
     );
     driver.set(offset::STATUS, 3 | status::FEATURES_OK);
