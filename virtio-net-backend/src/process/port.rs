@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::backlog::Backlog;
 use super::faults::Faults;
-use crate::device::header::HEADER_LEN;
-use crate::device::{Fault, Features, Frame, Gso, NetHeader, Received, Settings};
-use crate::switch::offload::{self, Accepts, Kind, Large, Partial, Pending, Segments, Work};
+use crate::device::{Fault, Frame, Received, Settings};
+use crate::transport::finish::Finisher;
 use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
 
@@ -121,8 +120,7 @@ pub struct Port {
     /// Receive queues that were written to since the last flush.
     touched: u32,
     backlog: Backlog,
-    scratch: Vec<u8>,
-    segment: Vec<u8>,
+    finisher: Finisher,
 }
 
 impl Port {
@@ -139,8 +137,7 @@ impl Port {
             awake: false,
             touched: 0,
             backlog: Backlog::default(),
-            scratch: Vec::new(),
-            segment: Vec::new(),
+            finisher: Finisher::default(),
         }
     }
 
@@ -309,85 +306,15 @@ impl Port {
 
     /// Finishes the checksum or cuts the frame for a driver that cannot.
     fn finish(&mut self, frame: &Frame<'_>) {
-        let features = self
-            .session
-            .as_ref()
-            .map(|session| session.device_ref().receive_features())
-            .unwrap_or_default();
-        let Ok(header) = frame.header() else {
-            self.counters.rx_refused += 1;
-            return;
-        };
-        let pending = Pending {
-            checksum: header.needs_csum.then_some(Partial {
-                start: header.csum_start,
-                offset: header.csum_offset,
-            }),
-            large: large(header.gso, header.gso_size),
-        };
-        let mut bytes = std::mem::take(&mut self.scratch);
-        frame.copy_to(&mut bytes);
-        match pending.work(accepts(features)) {
-            // Only the ECN mark is too much for it.
-            Work::Nothing => self.deliver_finished(
-                &mut bytes,
-                &NetHeader {
-                    ecn: false,
-                    ..header
-                },
-            ),
-            Work::Checksum(partial) => {
-                match offload::finish_checksum(&mut bytes[HEADER_LEN..], partial) {
-                    Ok(()) => self.deliver_finished(&mut bytes, &NetHeader::default()),
-                    Err(_) => self.counters.rx_refused += 1,
-                }
+        let session = self.session.as_ref();
+        let features = session.map(|session| session.device_ref().receive_features());
+        let mut finisher = std::mem::take(&mut self.finisher);
+        let finished = finisher.finish(frame, features.unwrap_or_default(), |frame| {
+            if !self.backlog.is_empty() || !self.push(frame) {
+                self.wait(frame);
             }
-            Work::Segment(large) => self.deliver_segments(&bytes[HEADER_LEN..], large),
-        }
-        self.scratch = bytes;
+        });
+        self.finisher = finisher;
+        self.counters.rx_refused += u64::from(finished.is_err());
     }
-
-    fn deliver_segments(&mut self, frame: &[u8], large: Large) {
-        let Ok(mut segments) = Segments::new(frame, large) else {
-            self.counters.rx_refused += 1;
-            return;
-        };
-        let mut bytes = std::mem::take(&mut self.segment);
-        let mut linear = Vec::with_capacity(HEADER_LEN + usize::from(large.size) + 256);
-        while segments.next_into(&mut bytes) {
-            linear.clear();
-            linear.extend_from_slice(&[0; HEADER_LEN]);
-            linear.extend_from_slice(&bytes);
-            self.deliver_finished(&mut linear, &NetHeader::default());
-        }
-        self.segment = bytes;
-    }
-
-    fn deliver_finished(&mut self, linear: &mut [u8], header: &NetHeader) {
-        linear[..HEADER_LEN].copy_from_slice(&header.encode());
-        if let Some(frame) = Frame::new(linear)
-            && (!self.backlog.is_empty() || !self.push(&frame))
-        {
-            self.wait(&frame);
-        }
-    }
-}
-
-fn accepts(features: Features) -> Accepts {
-    Accepts {
-        checksum: features.has(Features::GUEST_CSUM),
-        tcp4: features.has(Features::GUEST_TSO4),
-        tcp6: features.has(Features::GUEST_TSO6),
-        udp: features.has(Features::GUEST_USO4.with(Features::GUEST_USO6)),
-    }
-}
-
-fn large(gso: Gso, size: u16) -> Option<Large> {
-    let kind = match gso {
-        Gso::None => return None,
-        Gso::Tcp4 => Kind::Tcp4,
-        Gso::Tcp6 => Kind::Tcp6,
-        Gso::Udp => Kind::Udp,
-    };
-    Some(Large { kind, size })
 }

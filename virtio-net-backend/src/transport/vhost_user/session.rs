@@ -15,7 +15,7 @@ use super::fds;
 use super::inflight::InflightMemory;
 use super::memory_table::{MAX_SLOTS, MemoryTable};
 use super::message::{
-    self, F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeatures, Request, VringAddresses,
+    self, F_LOG_ALL, F_PROTOCOL_FEATURES, InflightShape, ProtocolFeatures, Request, VringAddresses,
 };
 use super::refusal::Refusal;
 use super::vring::Vring;
@@ -277,12 +277,7 @@ impl Session {
                 self.events.push(Event::Announce(mac));
                 Ok(Answer::Ack)
             }
-            Request::NetSetMtu(mtu) => {
-                // The driver goes by what we said: more than that would not get through.
-                let most = self.device.config().mtu.unwrap_or(u16::MAX);
-                let fits = (68..=u64::from(most)).contains(&mtu);
-                fits.then_some(Answer::Ack).ok_or(Refusal::Range("mtu"))
-            }
+            Request::NetSetMtu(mtu) => self.check_mtu(mtu),
             Request::SetBackendReqFd => {
                 let fd = fds
                     .pop_front()
@@ -303,17 +298,7 @@ impl Session {
                 Some((shape, fd)) => Ok(Answer::Reply(shape.encode(), Some(fd))),
                 None => Err(Refusal::Range("inflight shape")),
             },
-            Request::SetInflightFd(shape) => {
-                let fd = fds
-                    .pop_front()
-                    .ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
-                let memory = InflightMemory::map(shape, fd)?;
-                // No ring goes on with the old one, which nobody watches any more.
-                self.halt_all();
-                self.inflight = Some(memory);
-                self.start_ready();
-                Ok(Answer::Ack)
-            }
+            Request::SetInflightFd(shape) => self.set_inflight(shape, fds.pop_front()),
             Request::ResetDevice => Ok(self.reset()),
             Request::SetStatus(status) => {
                 self.status = status;
@@ -325,6 +310,27 @@ impl Session {
             }
             Request::GetStatus => Ok(reply_u64(u64::from(self.status))),
         }
+    }
+
+    /// The driver goes by what we said: more than that would not get through.
+    fn check_mtu(&self, mtu: u64) -> Result<Answer, Refusal> {
+        let most = self.device.config().mtu.unwrap_or(u16::MAX);
+        let fits = (68..=u64::from(most)).contains(&mtu);
+        fits.then_some(Answer::Ack).ok_or(Refusal::Range("mtu"))
+    }
+
+    fn set_inflight(
+        &mut self,
+        shape: InflightShape,
+        fd: Option<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        let fd = fd.ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
+        let memory = InflightMemory::map(shape, fd)?;
+        // No ring goes on with the old one, which nobody watches any more.
+        self.halt_all();
+        self.inflight = Some(memory);
+        self.start_ready();
+        Ok(Answer::Ack)
     }
 
     pub(super) fn vring(&mut self, index: u16) -> Result<&mut Vring, Refusal> {
