@@ -1,15 +1,15 @@
 //! A network in one value: a switch with a guest's card at one port and the host's own services at another.
 
+use std::collections::VecDeque;
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use virtio_net_backend::device::{Frame, Sent, header::HEADER_LEN};
+use virtio_net_backend::port::FramePort;
 use virtio_net_backend::switch::{Egress, Port, PortIndex, Switch, Time};
-use virtio_net_backend::transport::mmio::Nic;
-
-/// Frames taken from a card before others have their turn.
-pub(crate) const BATCH: usize = 256;
+use virtio_net_backend::transport::mmio::{Link, Next, Nic};
 
 /// What sits at the host's port: it gets frames and writes its answers, each a frame, behind one another.
 pub trait Host {
@@ -17,16 +17,19 @@ pub trait Host {
     fn receive(&mut self, now: Duration, frame: &[u8], answers: &mut Vec<Vec<u8>>);
 }
 
-/// The network.
-pub struct Lan<H> {
+/// The network: a card, plugged into a wire that leads to the switch.
+pub struct Lan<H>(Link<Wire<H>>);
+
+/// What is behind the card. A frame that the guest sends is decided on at once, and what it is answered with waits here.
+struct Wire<H> {
     switch: Switch,
     guest: PortIndex,
     host: PortIndex,
-    nic: Nic,
     services: H,
     start: Instant,
     frame: Vec<u8>,
     answers: Vec<Vec<u8>>,
+    waiting: VecDeque<Vec<u8>>,
 }
 
 impl<H: Host> Lan<H> {
@@ -37,57 +40,68 @@ impl<H: Host> Lan<H> {
         let mut switch = Switch::new(64, 0);
         let guest = switch.attach(Time::default(), guest)?;
         let host = switch.attach(Time::default(), Port::uplink())?;
-        let (frame, answers) = (Vec::new(), Vec::new());
-        Some(Self {
+        let wire = Wire {
             switch,
             guest,
             host,
-            nic,
             services,
             start: Instant::now(),
-            frame,
-            answers,
-        })
+            frame: Vec::new(),
+            answers: Vec::new(),
+            waiting: VecDeque::new(),
+        };
+        Some(Self(Link::new(nic, wire)))
     }
 
     /// Serves the network until it is told to stop; gives back the services, and the switch to read its counters.
-    pub fn serve(mut self, stop: &AtomicBool) -> (H, Switch) {
+    pub fn serve(self, stop: &AtomicBool) -> (H, Switch) {
+        let mut link = self.0;
         while !stop.load(Ordering::Acquire) {
-            wait_readable([self.nic.doorbell().as_raw_fd()], Duration::from_millis(20));
-            // Empty when the wait ended by time: then there is nothing to reset.
-            let _ = self.nic.doorbell().read();
-            while self.turn() {}
+            let doorbell = link.nic().doorbell().as_raw_fd();
+            wait_readable([doorbell], Duration::from_millis(20));
+            while link.turn().is_ok_and(|next| next == Next::Again) {}
         }
-        (self.services, self.switch)
+        let wire = link.into_port();
+        (wire.services, wire.switch)
+    }
+}
+
+impl<H: Host> Wire<H> {
+    fn now(&self) -> Time {
+        let elapsed = self.start.elapsed();
+        Time::from_nanos(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl<H: Host> FramePort for Wire<H> {
+    fn send(&mut self, frame: &Frame<'_>) -> Sent {
+        let (now, head) = (self.now(), frame.head());
+        let egress = self.switch.ingress_head(now, self.guest, head, frame.len());
+        if reaches(egress, self.host) {
+            frame.copy_to(&mut self.frame);
+            let frame = &self.frame[HEADER_LEN..];
+            let elapsed = self.start.elapsed();
+            self.services.receive(elapsed, frame, &mut self.answers);
+            self.waiting.extend(self.answers.drain(..));
+        }
+        Sent::Done
     }
 
-    /// Takes what the guest sent and brings back what the host answers. False when all is done and the doorbell will
-    /// ring for more.
-    fn turn(&mut self) -> bool {
-        let elapsed = self.start.elapsed();
-        let now = Time::from_nanos(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
-        let mut path = self.nic.path();
-        let taken = path.take(BATCH, |frame| {
-            let egress = self
-                .switch
-                .ingress_head(now, self.guest, frame.head(), frame.len());
-            if reaches(egress, self.host) {
-                frame.copy_to(&mut self.frame);
-                self.services
-                    .receive(elapsed, &self.frame[HEADER_LEN..], &mut self.answers);
-            }
-            Sent::Done
-        });
-        for answer in self.answers.drain(..) {
-            if reaches(self.switch.ingress(now, self.host, &answer), self.guest) {
-                self.frame.clear();
-                self.frame.resize(HEADER_LEN, 0);
-                self.frame.extend_from_slice(&answer);
-                // A guest without buffers loses the frame, as on any wire.
-                let _ = Frame::new(&self.frame).map(|frame| path.give(&frame));
+    fn receive(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        while let Some(answer) = self.waiting.pop_front() {
+            let length = HEADER_LEN + answer.len();
+            let egress = self.switch.ingress(self.now(), self.host, &answer);
+            if reaches(egress, self.guest) && length <= into.len() {
+                into[..HEADER_LEN].fill(0);
+                into[HEADER_LEN..length].copy_from_slice(&answer);
+                return Ok(Some(length));
             }
         }
-        taken > 0 || path.arm()
+        Ok(None)
+    }
+
+    fn refused(&self) -> u64 {
+        0
     }
 }
 

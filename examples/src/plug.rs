@@ -1,15 +1,16 @@
 //! A card plugged into a tap, nothing in between: the guest is then on whatever network the tap is a port of.
 
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use virtio_net_backend::device::{Features, Frame, Received};
-use virtio_net_backend::port::{FramePort as _, Tap};
-use virtio_net_backend::transport::mmio::Nic;
+use virtio_net_backend::device::Features;
+use virtio_net_backend::port::Tap;
+use virtio_net_backend::transport::mmio::{Link, Next, Nic};
 
-use crate::lan::{BATCH, wait_readable};
+use crate::lan::wait_readable;
 
 /// How long a bridge may take to see that somebody has plugged in.
 const PLUGGED_IN: Duration = Duration::from_secs(5);
@@ -34,29 +35,17 @@ pub fn open(name: &str) -> anyhow::Result<Tap> {
     Ok(tap)
 }
 
-/// Carries frames between card and tap until told to stop.
-pub fn serve(nic: &Nic, mut tap: Tap, stop: &AtomicBool) {
-    let mut buffer = vec![0; 64 * 1024];
+/// Carries frames between card and tap until told to stop, or until the tap is gone.
+///
+/// # Errors
+/// When the tap is gone.
+pub fn serve(nic: Nic, tap: Tap, stop: &AtomicBool) -> io::Result<()> {
+    let mut link = Link::new(nic, tap);
     while !stop.load(Ordering::Acquire) {
-        let fds = [nic.doorbell().as_raw_fd(), tap.as_fd().as_raw_fd()];
-        wait_readable(fds, Duration::from_millis(20));
-        // Empty when it was not what ended the wait: then there is nothing to reset.
-        let _ = nic.doorbell().read();
-        while turn(nic, &mut tap, &mut buffer) {}
+        let doorbell = link.nic().doorbell().as_raw_fd();
+        let tap = link.port().as_fd().as_raw_fd();
+        wait_readable([doorbell, tap], Duration::from_millis(20));
+        while link.turn()? == Next::Again && !stop.load(Ordering::Acquire) {}
     }
-}
-
-/// A batch each way. False when all is done, and either side will call for more.
-fn turn(nic: &Nic, tap: &mut Tap, buffer: &mut [u8]) -> bool {
-    let mut path = nic.path();
-    let mut moved = path.take(BATCH, |frame| tap.send(frame));
-    while let Ok(Some(length)) = tap.receive(buffer) {
-        moved += 1;
-        let given = Frame::new(&buffer[..length]).map(|frame| path.give(&frame));
-        // A guest without buffers loses the frame, as on any wire.
-        if given == Some(Received::NoBuffers) {
-            break;
-        }
-    }
-    moved > 0 || path.arm()
+    Ok(())
 }

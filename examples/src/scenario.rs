@@ -90,10 +90,13 @@ pub fn run_on_tap(pings: u32, tap: &str) -> anyhow::Result<Outcome> {
     let stopping = Arc::clone(&stop);
     let network = thread::Builder::new()
         .name("network".to_owned())
-        .spawn(move || plug::serve(&nic, tap, &stopping))?;
+        .spawn(move || plug::serve(nic, tap, &stopping))?;
     let guest = machine.run(PATIENCE);
     stop.store(true, Ordering::Release);
-    anyhow::ensure!(network.join().is_ok(), "the network thread panicked");
+    let Ok(served) = network.join() else {
+        anyhow::bail!("the network thread panicked")
+    };
+    served?;
     Ok(Outcome {
         task,
         guest: guest?,

@@ -23,6 +23,9 @@ const UDHCPC: &str = include_str!("udhcpc.sh");
 /// What a guest needs of the kernel's modules; those built in and what they depend on are found out.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_net"];
 
+/// Programs of this machine that guests have too, where it has them.
+const TOOLS: [&str; 2] = ["iperf3", "ethtool"];
+
 /// A bootable pair.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -65,17 +68,11 @@ pub fn image() -> anyhow::Result<Image> {
 fn build_initrd(cache: &Path, kernel: &Path) -> anyhow::Result<PathBuf> {
     let busybox = tool::find("busybox")
         .context("busybox is not installed (apt-get install busybox-static)")?;
-    let iperf3 = tool::find("iperf3");
+    let tools: Vec<PathBuf> = TOOLS.into_iter().filter_map(tool::find).collect();
     let mut hash = DefaultHasher::new();
     (INIT, UDHCPC, MODULES).hash(&mut hash);
-    for path in [
-        Some(&busybox),
-        iperf3.as_ref(),
-        Some(&kernel.join("vmlinux")),
-    ]
-    .into_iter()
-    .flatten()
-    {
+    let vmlinux = kernel.join("vmlinux");
+    for path in [&busybox, &vmlinux].into_iter().chain(&tools) {
         let about = fs::metadata(path)?;
         (
             path,
@@ -94,7 +91,7 @@ fn build_initrd(cache: &Path, kernel: &Path) -> anyhow::Result<PathBuf> {
     }
     archive.file("init", 0o755, INIT.as_bytes());
     archive.file("etc/udhcpc.script", 0o755, UDHCPC.as_bytes());
-    for program in std::iter::once(&busybox).chain(&iperf3) {
+    for program in std::iter::once(&busybox).chain(&tools) {
         add_program(&mut archive, program)?;
     }
     for applet in process::host(&format!("{} --list", busybox.display()))?

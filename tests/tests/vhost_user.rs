@@ -283,6 +283,38 @@ fn several_queues_and_jumbo_frames() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_guest_changes_the_size_of_its_rings_while_they_carry_a_transfer() -> anyhow::Result<()> {
+    let needs = [GUEST, &["ethtool"]].concat();
+    if !tool::ready("vhost_user::a_guest_changes", &needs) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-size")?;
+    lan.tap("tap0")?;
+    let socket = lan.socket("s");
+    let backend = lan.backend(&["--socket", &socket.display().to_string(), "--tap", "tap0"])?;
+    let guest = Guest::on_vhost_user(&socket).boot()?;
+    guest.lease()?;
+    for reverse in ["", "-R"] {
+        guest.run(&format!(
+            "(iperf3 -c 10.95.0.1 -t 6 {reverse} >/tmp/iperf 2>&1; echo $? >/tmp/code) &"
+        ))?;
+        // Over vhost-user a frontend tells us nothing of a reset of one queue, so no driver may be offered one: this
+        // is refused, or harmless.
+        let resized = guest.run(
+            "for size in 128 64 256 128 64 256; do ethtool -G eth0 rx $size tx $size && echo resized; sleep 0.5; done; true",
+        )?;
+        eprintln!("{}", resized.trim());
+        let code = wait_for("the transfer's end", PATIENCE, || {
+            guest.run("cat /tmp/code && rm /tmp/code")
+        })?;
+        assert_eq!(code.trim(), "0", "{}", guest.run("cat /tmp/iperf")?);
+    }
+    guest.run("ping -c3 -i0.2 -W2 10.95.0.1")?;
+    anyhow::ensure!(!backend.log().contains("WARN"), "{}", backend.log());
+    Ok(())
+}
+
 /// Longest time without an answer while `disturb` acts, by a ping every 20 ms from the host.
 fn longest_silence(
     lan: &Lan,

@@ -7,6 +7,7 @@
 //! Reading a tap blocks, so each has a thread for that; all decisions are made in one place, in the loop below.
 #![allow(clippy::print_stdout, reason = "a program speaks to its user")]
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 use std::{env, thread};
@@ -28,18 +29,17 @@ ranges = ["10.77.0.10-10.77.0.99"]
 "#;
 
 fn main() -> anyhow::Result<()> {
+    let start = Instant::now();
     let mut server = dhcp_server(NETWORK, wall_clock())?;
-    let mut switch = Switch::new(1024, seed());
-    let us = switch
-        .attach(Time::default(), Port::uplink())
-        .context("the first port")?;
+    // The seed is what guests cannot guess.
+    let mut switch = Switch::new(1024, RandomState::new().hash_one(0));
+    let mut attach = |port| switch.attach(Time::default(), port).context("a free port");
+    let us = attach(Port::uplink())?;
     let (frames, arrived) = mpsc::channel();
     let mut taps = Vec::new();
     for name in env::args().skip(1) {
         let tap = Arc::new(Iface::without_packet_info(&name, Mode::Tap).context(name)?);
-        let port = switch
-            .attach(Time::default(), Port::default())
-            .context("a free port")?;
+        let port = attach(Port::default())?;
         taps.push((port, Arc::clone(&tap)));
         let frames = frames.clone();
         thread::spawn(move || {
@@ -55,7 +55,6 @@ fn main() -> anyhow::Result<()> {
     drop(frames);
     println!("serving {} taps", taps.len());
 
-    let start = Instant::now();
     for (from, frame) in arrived {
         let now = Time::from_nanos(u64::try_from(start.elapsed().as_nanos())?);
         let mut waiting = vec![(from, frame)];
@@ -66,17 +65,10 @@ fn main() -> anyhow::Result<()> {
                 let _ = tap.send(&frame);
             }
             if reaches(egress, us) {
-                waiting.extend(
-                    answer_dhcp(&mut server, wall_clock(), &frame).map(|answer| (us, answer)),
-                );
+                let answer = answer_dhcp(&mut server, wall_clock(), &frame);
+                waiting.extend(answer.map(|answer| (us, answer)));
             }
         }
     }
     Ok(())
-}
-
-/// What guests cannot guess, for the switch's hash table: the standard library's own random state.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher as _, RandomState};
-    RandomState::new().hash_one(0)
 }

@@ -1,12 +1,15 @@
 //! The control queue: receive modes, MAC table, VLAN filter, announce, queue pairs, offloads.
 //!
-//! Served only where the transport brings it here; QEMU and cloud-hypervisor answer it themselves.
+//! Served only where the transport brings it here (in-process, and crosvm); QEMU and cloud-hypervisor answer it
+//! themselves. A few commands in a guest's life: `virtio_queue` serves it, and so it has neither a dirty log nor a record
+//! of what is in flight, which frontends that bring it here do not ask for.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_net as vn;
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes as _, GuestAddress};
 
 use super::config_space::{ConfigSpace, STATUS_ANNOUNCE};
 use super::features::Features;
@@ -19,13 +22,26 @@ use std::io::{Read, Write};
 const MAX_MACS: usize = 64;
 /// Commands of one turn; the rest wait for the next.
 const BUDGET: usize = 32;
-/// Longest command that is read.
-const MAX_COMMAND: usize = 2048;
+/// Longest command that is read: a table of 2700 addresses. Nothing in a longer one is kept.
+const MAX_COMMAND: usize = 16 * 1024;
+/// The driver does not want interrupts (without EVENT_IDX).
+const NO_INTERRUPT: u32 = virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
+
+/// What a turn over the control queue did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Commands answered, refused ones too.
+    pub commands: usize,
+    /// The driver is to be interrupted.
+    pub interrupt: bool,
+}
 
 /// The control queue and what was set by it.
 #[derive(Debug)]
 pub struct Control {
     queue: Option<(Queue, Arc<Memory>)>,
+    /// For which command the driver was asked to kick.
+    armed: Option<u16>,
     features: Features,
     filter: Filter,
     pairs: u16,
@@ -44,6 +60,11 @@ pub struct Filter {
     no_broadcast: bool,
     unicast: Vec<[u8; 6]>,
     multicast: Vec<[u8; 6]>,
+    /// There are more addresses than are kept: all of that kind.
+    #[serde(default)]
+    many_unicast: bool,
+    #[serde(default)]
+    many_multicast: bool,
     /// VLANs whose frames are wanted.
     vlans: Vlans,
 }
@@ -52,6 +73,7 @@ impl Control {
     pub(super) fn new(mac: [u8; 6]) -> Self {
         Self {
             queue: None,
+            armed: None,
             features: Features::default(),
             filter: Filter::new(mac),
             pairs: 1,
@@ -67,6 +89,10 @@ impl Control {
         self.offloads = offloads.map(Features::bits);
     }
 
+    pub(super) fn set_pairs(&mut self, pairs: u16) {
+        self.pairs = pairs;
+    }
+
     pub(super) fn negotiated(&mut self, features: Features) {
         self.features = features;
     }
@@ -77,6 +103,7 @@ impl Control {
             return Err(Fault::Setup);
         }
         self.queue = Some((queue, memory));
+        self.armed = None;
         Ok(())
     }
 
@@ -112,13 +139,40 @@ impl Control {
         self.offloads.map(Features::from_bits)
     }
 
-    pub(super) fn serve(&mut self, config: &mut ConfigSpace) -> Result<bool, Fault> {
+    pub(super) fn serve(&mut self, config: &mut ConfigSpace) -> Result<Turn, Fault> {
         let Some((mut queue, memory)) = self.queue.take() else {
-            return Ok(false);
+            return Ok(Turn::default());
         };
-        let served = self.serve_queue(&mut queue, &memory, config);
+        let served = self.turn(&mut queue, &memory, config);
         self.queue = Some((queue, memory));
         served
+    }
+
+    /// Serves, arms, and looks again: a command that came in between is not kicked for.
+    fn turn(
+        &mut self,
+        queue: &mut Queue,
+        memory: &Memory,
+        config: &mut ConfigSpace,
+    ) -> Result<Turn, Fault> {
+        let mut commands = 0;
+        while commands < BUDGET {
+            let served = self.serve_queue(queue, memory, config, BUDGET - commands)?;
+            commands += served;
+            if served == 0 && self.armed == Some(queue.next_avail()) {
+                break;
+            }
+            self.armed = Some(queue.next_avail());
+            let more = queue.enable_notification(memory.map());
+            if !more.map_err(|_| Fault::OutsideMemory)? {
+                break;
+            }
+        }
+        let interrupt = commands > 0 && wants_interrupt(queue, memory)?;
+        Ok(Turn {
+            commands,
+            interrupt,
+        })
     }
 
     fn serve_queue(
@@ -126,15 +180,16 @@ impl Control {
         queue: &mut Queue,
         memory: &Memory,
         config: &mut ConfigSpace,
-    ) -> Result<bool, Fault> {
+        budget: usize,
+    ) -> Result<usize, Fault> {
         let map = memory.map();
-        for _ in 0..BUDGET {
+        for served in 0..budget {
             let chain = match queue.iter(map) {
                 Ok(mut chains) => chains.next(),
                 Err(_) => return Err(Fault::IndexJump),
             };
             let Some(chain) = chain else {
-                break;
+                return Ok(served);
             };
             let head = chain.head_index();
             let mut reader = chain
@@ -142,11 +197,17 @@ impl Control {
                 .reader(map)
                 .map_err(|_| Fault::OutsideMemory)?;
             let mut writer = chain.writer(map).map_err(|_| Fault::OutsideMemory)?;
-            let mut command = vec![0; reader.available_bytes().min(MAX_COMMAND)];
+            let length = reader.available_bytes();
+            let mut command = vec![0; length.min(MAX_COMMAND)];
             reader
                 .read_exact(&mut command)
                 .map_err(|_| Fault::OutsideMemory)?;
-            let ack = if self.obey(&command, config).is_some() {
+            let done = if length > MAX_COMMAND {
+                self.obey_long(&command)
+            } else {
+                self.obey(&command, config)
+            };
+            let ack = if done.is_some() {
                 vn::VIRTIO_NET_OK
             } else {
                 vn::VIRTIO_NET_ERR
@@ -156,9 +217,7 @@ impl Control {
                 .add_used(map, head, u32::try_from(written).unwrap_or(0))
                 .map_err(|_| Fault::DescriptorNumber)?;
         }
-        queue
-            .needs_notification(map)
-            .map_err(|_| Fault::OutsideMemory)
+        Ok(budget)
     }
 
     /// `None` when the command is refused.
@@ -190,6 +249,14 @@ impl Control {
             }
             _ => None,
         }
+    }
+
+    /// A command of which only the beginning was read: a table of more addresses than anybody keeps.
+    fn obey_long(&mut self, command: &[u8]) -> Option<()> {
+        let table = [vn::VIRTIO_NET_CTRL_MAC, vn::VIRTIO_NET_CTRL_MAC_TABLE_SET];
+        let is_table = command.get(..2)? == table.map(|byte| u8::try_from(byte).unwrap_or(0));
+        (is_table && self.features.has(Features::CTRL_RX))
+            .then(|| self.filter.set_tables(Vec::new(), Vec::new(), true))
     }
 
     fn set_mode(&mut self, kind: u8, on: bool) -> Option<()> {
@@ -226,11 +293,7 @@ impl Control {
             vn::VIRTIO_NET_CTRL_MAC_TABLE_SET if self.features.has(Features::CTRL_RX) => {
                 let (unicast, rest) = mac_table(data)?;
                 let (multicast, _) = mac_table(rest)?;
-                // Too many to keep: take all of that kind.
-                self.filter.all_unicast |= unicast.len() > MAX_MACS;
-                self.filter.all_multicast |= multicast.len() > MAX_MACS;
-                self.filter.unicast = unicast.into_iter().take(MAX_MACS).collect();
-                self.filter.multicast = multicast.into_iter().take(MAX_MACS).collect();
+                self.filter.set_tables(unicast, multicast, false);
             }
             _ => return None,
         }
@@ -282,6 +345,19 @@ impl From<Vlans> for Vec<u16> {
     }
 }
 
+/// Whether the driver wants to hear of what was used since it was last asked.
+fn wants_interrupt(queue: &mut Queue, memory: &Memory) -> Result<bool, Fault> {
+    let map = memory.map();
+    if queue.event_idx_enabled() {
+        let wants = queue.needs_notification(map);
+        return wants.map_err(|_| Fault::OutsideMemory);
+    }
+    let flags: u16 = map
+        .read_obj(GuestAddress(queue.avail_ring()))
+        .map_err(|_| Fault::OutsideMemory)?;
+    Ok(u32::from(u16::from_le(flags)) & NO_INTERRUPT == 0)
+}
+
 fn mac_table(data: &[u8]) -> Option<(Vec<[u8; 6]>, &[u8])> {
     let (count, rest) = data.split_at_checked(4)?;
     let count = usize::try_from(u32::from_le_bytes(count.try_into().ok()?)).ok()?;
@@ -302,8 +378,19 @@ impl Filter {
             no_broadcast: false,
             unicast: Vec::new(),
             multicast: Vec::new(),
+            many_unicast: false,
+            many_multicast: false,
             vlans: Vlans::default(),
         }
+    }
+
+    /// New tables in place of the old. Of a kind with too many addresses to keep, all frames are wanted.
+    fn set_tables(&mut self, mut unicast: Vec<[u8; 6]>, mut multicast: Vec<[u8; 6]>, many: bool) {
+        self.many_unicast = many || unicast.len() > MAX_MACS;
+        self.many_multicast = many || multicast.len() > MAX_MACS;
+        unicast.truncate(MAX_MACS);
+        multicast.truncate(MAX_MACS);
+        (self.unicast, self.multicast) = (unicast, multicast);
     }
 
     /// Whether the driver wants the frame that begins with `head`.
@@ -312,7 +399,8 @@ impl Filter {
         let Some(to) = head.first_chunk::<6>() else {
             return false;
         };
-        if self.promiscuous || !features.has(Features::CTRL_RX) {
+        let has_modes = features.has(Features::CTRL_RX);
+        if has_modes && self.promiscuous {
             return true;
         }
         if features.has(Features::CTRL_VLAN) && head.get(12..14) == Some(&[0x81, 0]) {
@@ -323,12 +411,16 @@ impl Filter {
                 return false;
             }
         }
-        if *to == [0xff; 6] {
+        if !has_modes {
+            true
+        } else if *to == [0xff; 6] {
             !self.no_broadcast
         } else if to[0] & 1 == 1 {
-            !self.no_multicast && (self.all_multicast || self.multicast.contains(to))
+            !self.no_multicast
+                && (self.all_multicast || self.many_multicast || self.multicast.contains(to))
         } else {
-            !self.no_unicast && (self.all_unicast || *to == self.mac || self.unicast.contains(to))
+            let all = self.all_unicast || self.many_unicast;
+            !self.no_unicast && (all || *to == self.mac || self.unicast.contains(to))
         }
     }
 }

@@ -20,8 +20,10 @@ enum Offer {
     Mtu,
     /// When the device has more than one queue pair.
     Multiqueue,
-    /// When the transport hands the control queue to the device itself (QEMU answers it on its own).
-    OwnControlQueue,
+    /// When the driver reaches the device itself, in the VMM's own process. Over vhost-user the frontend answers the
+    /// control queue, or has no word for a thing: QEMU lets a driver reset a queue and tells the backend nothing, which
+    /// would go on writing to memory that is the driver's again.
+    InProcess,
 }
 
 struct Row {
@@ -29,6 +31,8 @@ struct Row {
     bit: u32,
     /// Bits without which this one has no effect.
     needs: &'static [u32],
+    /// Bits of which it needs one, where there are any.
+    one_of: &'static [u32],
     offer: Offer,
 }
 
@@ -37,8 +41,13 @@ const fn row(name: &'static str, bit: u32, needs: &'static [u32], offer: Offer) 
         name,
         bit,
         needs,
+        one_of: &[],
         offer,
     }
+}
+
+const fn one_of(row: Row, one_of: &'static [u32]) -> Row {
+    Row { one_of, ..row }
 }
 
 macro_rules! names {
@@ -122,7 +131,7 @@ const TABLE: &[Row] = &[
         "ctrl_guest_offloads",
         vn::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
         &[vn::VIRTIO_NET_F_CTRL_VQ],
-        Offer::OwnControlQueue,
+        Offer::InProcess,
     ),
     row("mtu", vn::VIRTIO_NET_F_MTU, &[], Offer::Mtu),
     row("mac", vn::VIRTIO_NET_F_MAC, &[], Offer::Always),
@@ -138,11 +147,9 @@ const TABLE: &[Row] = &[
         &[vn::VIRTIO_NET_F_GUEST_CSUM],
         Offer::Always,
     ),
-    row(
-        "guest_ecn",
-        vn::VIRTIO_NET_F_GUEST_ECN,
-        &[vn::VIRTIO_NET_F_GUEST_CSUM],
-        Offer::Always,
+    one_of(
+        row("guest_ecn", vn::VIRTIO_NET_F_GUEST_ECN, &[], Offer::Always),
+        &[vn::VIRTIO_NET_F_GUEST_TSO4, vn::VIRTIO_NET_F_GUEST_TSO6],
     ),
     row(
         "host_tso4",
@@ -156,11 +163,9 @@ const TABLE: &[Row] = &[
         &[vn::VIRTIO_NET_F_CSUM],
         Offer::Always,
     ),
-    row(
-        "host_ecn",
-        vn::VIRTIO_NET_F_HOST_ECN,
-        &[vn::VIRTIO_NET_F_CSUM],
-        Offer::Always,
+    one_of(
+        row("host_ecn", vn::VIRTIO_NET_F_HOST_ECN, &[], Offer::Always),
+        &[vn::VIRTIO_NET_F_HOST_TSO4, vn::VIRTIO_NET_F_HOST_TSO6],
     ),
     row("mrg_rxbuf", vn::VIRTIO_NET_F_MRG_RXBUF, &[], Offer::Always),
     row("status", vn::VIRTIO_NET_F_STATUS, &[], Offer::Always),
@@ -169,32 +174,37 @@ const TABLE: &[Row] = &[
         "ctrl_rx",
         vn::VIRTIO_NET_F_CTRL_RX,
         &[vn::VIRTIO_NET_F_CTRL_VQ],
-        Offer::OwnControlQueue,
+        Offer::InProcess,
     ),
     row(
         "ctrl_vlan",
         vn::VIRTIO_NET_F_CTRL_VLAN,
         &[vn::VIRTIO_NET_F_CTRL_VQ],
-        Offer::OwnControlQueue,
+        Offer::InProcess,
     ),
     row(
         "ctrl_rx_extra",
         vn::VIRTIO_NET_F_CTRL_RX_EXTRA,
         &[vn::VIRTIO_NET_F_CTRL_VQ],
-        Offer::OwnControlQueue,
+        Offer::InProcess,
     ),
     row(
         "guest_announce",
         vn::VIRTIO_NET_F_GUEST_ANNOUNCE,
-        &[],
+        &[vn::VIRTIO_NET_F_CTRL_VQ],
         Offer::Always,
     ),
-    row("mq", vn::VIRTIO_NET_F_MQ, &[], Offer::Multiqueue),
+    row(
+        "mq",
+        vn::VIRTIO_NET_F_MQ,
+        &[vn::VIRTIO_NET_F_CTRL_VQ],
+        Offer::Multiqueue,
+    ),
     row(
         "ctrl_mac_addr",
         vn::VIRTIO_NET_F_CTRL_MAC_ADDR,
         &[vn::VIRTIO_NET_F_CTRL_VQ],
-        Offer::OwnControlQueue,
+        Offer::InProcess,
     ),
     row(
         "guest_uso4",
@@ -224,7 +234,7 @@ const TABLE: &[Row] = &[
     row("any_layout", vc::VIRTIO_F_ANY_LAYOUT, &[], Offer::Always),
     row("version_1", vc::VIRTIO_F_VERSION_1, &[], Offer::Always),
     row("in_order", vc::VIRTIO_F_IN_ORDER, &[], Offer::Always),
-    row("ring_reset", vc::VIRTIO_F_RING_RESET, &[], Offer::Always),
+    row("ring_reset", vc::VIRTIO_F_RING_RESET, &[], Offer::InProcess),
 ];
 
 /// What the offer depends on.
@@ -234,8 +244,8 @@ pub struct Offering {
     pub mtu: bool,
     /// The device has more than one queue pair.
     pub multiqueue: bool,
-    /// The control queue reaches this device. Over vhost-user the frontend answers it, and what depends on the
-    /// device seeing the commands must not be offered.
+    /// The driver reaches this device in the VMM's process: its control queue and its registers. Over vhost-user what
+    /// depends on that must not be offered.
     pub own_control_queue: bool,
 }
 
@@ -283,7 +293,7 @@ impl Features {
             Offer::Always => true,
             Offer::Mtu => offering.mtu,
             Offer::Multiqueue => offering.multiqueue,
-            Offer::OwnControlQueue => offering.own_control_queue,
+            Offer::InProcess => offering.own_control_queue,
         };
         Self(
             TABLE
@@ -296,11 +306,16 @@ impl Features {
     /// This set less each feature whose needs are not in it (such a feature has no effect).
     #[must_use]
     pub fn effective(self) -> Self {
-        let met = |row: &&Row| row.needs.iter().all(|&bit| self.has(Self(1 << bit)));
-        TABLE
+        let has = |&bit: &u32| self.has(Self(1 << bit));
+        let met = |row: &&Row| {
+            row.needs.iter().all(has) && (row.one_of.is_empty() || row.one_of.iter().any(has))
+        };
+        let less = TABLE
             .iter()
             .filter(|row| !met(row))
-            .fold(self, |set, row| set.without(Self(1 << row.bit)))
+            .fold(self, |set, row| set.without(Self(1 << row.bit)));
+        // What went may have been what another needs: ECN needs TSO, which needs CSUM.
+        if less == self { self } else { less.effective() }
     }
 
     /// Length of the header before each frame: 12 bytes since virtio 1.0 or with mergeable buffers, else 10.
@@ -362,6 +377,7 @@ mod tests {
             assert!(
                 row.needs
                     .iter()
+                    .chain(row.one_of)
                     .all(|need| TABLE.iter().any(|other| other.bit == *need))
             );
         }
@@ -382,7 +398,9 @@ mod tests {
             !plain.has(Features::MTU)
                 && !plain.has(Features::MQ)
                 && !plain.has(Features::CTRL_MAC_ADDR)
+                && !plain.has(Features::RING_RESET)
         );
+        assert!(Features::offered(ALL).has(Features::RING_RESET));
         assert!(plain.has(Features::VERSION_1) && plain.has(Features::EVENT_IDX));
     }
 
@@ -392,6 +410,15 @@ mod tests {
         assert_eq!(set.effective(), Features::VERSION_1);
         let set = set.with(Features::CSUM);
         assert_eq!(set.effective(), set);
+        let chain = Features::GUEST_ECN.with(Features::GUEST_TSO6);
+        assert_eq!(chain.effective(), Features::default(), "two steps away");
+        let chain = chain.with(Features::GUEST_CSUM);
+        assert_eq!(chain.effective(), chain);
+        let ecn = Features::HOST_ECN.with(Features::CSUM);
+        assert_eq!(ecn.effective(), Features::CSUM);
+        for alone in [Features::MQ, Features::GUEST_ANNOUNCE] {
+            assert_eq!(alone.effective(), Features::default(), "{alone:?}");
+        }
     }
 
     #[test]

@@ -68,7 +68,7 @@ const fn byte(value: u32) -> u8 {
 }
 
 const F_NEEDS_CSUM: u8 = byte(vn::VIRTIO_NET_HDR_F_NEEDS_CSUM);
-const F_DATA_VALID: u8 = byte(vn::VIRTIO_NET_HDR_F_DATA_VALID);
+pub(super) const F_DATA_VALID: u8 = byte(vn::VIRTIO_NET_HDR_F_DATA_VALID);
 const GSO_NONE: u8 = byte(vn::VIRTIO_NET_HDR_GSO_NONE);
 const GSO_TCPV4: u8 = byte(vn::VIRTIO_NET_HDR_GSO_TCPV4);
 const GSO_TCPV6: u8 = byte(vn::VIRTIO_NET_HDR_GSO_TCPV6);
@@ -85,7 +85,16 @@ impl NetHeader {
         len: usize,
         features: Features,
     ) -> Result<Self, BadHeader> {
-        let header = Self::parse(raw)?;
+        let header = Self {
+            // Only a device may say that it verified a checksum (virtio 1.2, 5.1.6.2.1), and nobody here did.
+            data_valid: false,
+            ..Self::parse(raw)?
+        };
+        // A hint from somebody who may lie: whoever takes the frame next must not look beyond its end.
+        let header = Self {
+            hdr_len: header.hdr_len.min(u16::try_from(len).unwrap_or(u16::MAX)),
+            ..header
+        };
         if header.needs_csum {
             if !features.has(Features::CSUM) {
                 return Err(BadHeader::NotNegotiated("csum"));
@@ -241,6 +250,19 @@ mod tests {
         let mut unknown = tso4().encode();
         unknown[1] = 0x33;
         assert_eq!(NetHeader::checked(&unknown, 1500, all), Err(BadHeader::Gso));
+    }
+
+    #[test]
+    fn what_a_driver_must_not_say_goes_no_further() {
+        let said = NetHeader {
+            data_valid: true,
+            hdr_len: 60_000,
+            ..tso4()
+        };
+        let all = Features::CSUM.with(Features::HOST_TSO4);
+        let header = NetHeader::checked(&said.encode(), 3000, all).expect("a header");
+        assert!(!header.data_valid);
+        assert_eq!(header.hdr_len, 3000);
     }
 
     #[test]

@@ -95,6 +95,11 @@ impl Inflight {
         self.counter = self.counter.wrapping_add(1);
     }
 
+    /// A chain that was taken is the driver's again, unused: whoever starts next finds it in the available ring.
+    pub fn given_back(&mut self, head: u16) {
+        self.set(entry(head), [0]);
+    }
+
     /// A chain was written to the used ring, not yet visible.
     pub fn completed(&mut self, head: u16) {
         let last: [u8; 2] = self.get(LAST_HEAD_AT);

@@ -12,6 +12,8 @@
 
 pub mod config_space;
 pub mod ctrl;
+#[cfg(test)]
+mod ctrl_tests;
 pub mod dirty;
 pub mod features;
 pub mod frame;
@@ -95,7 +97,7 @@ pub struct Device {
     config: ConfigSpace,
     offered: Features,
     accepted: Features,
-    own_control_queue: bool,
+    control_here: bool,
     memory: Option<Arc<Memory>>,
     log: Option<Arc<DirtyLog>>,
     rx: Vec<Option<Rx>>,
@@ -123,7 +125,7 @@ impl Device {
             },
             offered: offered.without(settings.withheld),
             accepted: Features::default(),
-            own_control_queue: settings.own_control_queue,
+            control_here: settings.own_control_queue,
             memory: None,
             log: None,
             rx: (0..pairs).map(|_| None).collect(),
@@ -176,15 +178,24 @@ impl Device {
         2 * self.config.max_queue_pairs + 1
     }
 
-    /// What queue `index` carries. Where the control queue is ours, it follows the first pair without MQ.
+    /// Whether the control queue comes here over vhost-user: crosvm hands it on like any other, QEMU and
+    /// cloud-hypervisor answer it themselves.
+    pub fn set_control_here(&mut self, here: bool) {
+        self.control_here = here;
+    }
+
+    /// What queue `index` carries. Where the control queue is ours, it follows the first pair without MQ. (DPDK keeps
+    /// CTRL_VQ to itself, and sets several pairs up nevertheless.)
     #[must_use]
     pub fn role(&self, index: u16) -> Option<Role> {
-        let one = self.own_control_queue && !self.accepted.has(Features::MQ);
+        let one = self.control_here
+            && self.accepted.has(Features::CTRL_VQ)
+            && !self.accepted.has(Features::MQ);
         let pairs = if one { 1 } else { self.config.max_queue_pairs };
         match (index / 2, index % 2) {
             (pair, 0) if pair < pairs => Some(Role::Receive(pair)),
             (pair, 1) if pair < pairs => Some(Role::Transmit(pair)),
-            (pair, 0) if pair == pairs && self.own_control_queue => Some(Role::Control),
+            (pair, 0) if pair == pairs && self.control_here => Some(Role::Control),
             _ => None,
         }
     }
@@ -285,10 +296,10 @@ impl Device {
         match self.role(index)? {
             Role::Receive(pair) => self.rx[usize::from(pair)]
                 .take()
-                .map(|rx| rx.ring_ref().state()),
+                .map(|rx| rx.into_ring().stop()),
             Role::Transmit(pair) => self.tx[usize::from(pair)]
                 .take()
-                .map(|tx| tx.ring_ref().state()),
+                .map(|tx| tx.into_ring().stop()),
             Role::Control => self.ctrl.stop(),
         }
     }
@@ -359,12 +370,25 @@ impl Device {
         self.tx.get_mut(usize::from(pair))?.as_mut()
     }
 
-    /// Serves the control queue after a kick. True when the driver is to be interrupted.
+    /// Serves the control queue. The driver kicks it for whatever it was not told of here, unless the turn used its
+    /// budget up: then it is to be served again.
     ///
     /// # Errors
     /// When the driver broke the ring.
-    pub fn serve_control(&mut self) -> Result<bool, Fault> {
+    pub fn serve_control(&mut self) -> Result<ctrl::Turn, Fault> {
         self.ctrl.serve(&mut self.config)
+    }
+
+    /// Queue pairs in use, as the driver told a predecessor by the control queue.
+    ///
+    /// # Errors
+    /// When there are not so many.
+    pub fn set_pairs(&mut self, pairs: u16) -> Result<(), Refused> {
+        if !(1..=self.config.max_queue_pairs).contains(&pairs) {
+            return Err(Refused::NoSuchQueue(pairs));
+        }
+        self.ctrl.set_pairs(pairs);
+        Ok(())
     }
 
     /// What the driver asked for by the control queue.
@@ -404,8 +428,13 @@ impl Device {
     }
 
     fn stop_all(&mut self) {
-        self.rx.iter_mut().for_each(|rx| *rx = None);
-        self.tx.iter_mut().for_each(|tx| *tx = None);
+        // All of them: roles may have changed with the driver's features.
+        let rx = self.rx.iter_mut().filter_map(Option::take);
+        let tx = self.tx.iter_mut().filter_map(Option::take);
+        let rings = rx.map(Rx::into_ring).chain(tx.map(Tx::into_ring));
+        for ring in rings {
+            let _ = ring.stop();
+        }
         self.ctrl.stop();
     }
 }

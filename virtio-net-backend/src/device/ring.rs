@@ -189,6 +189,22 @@ impl Ring {
         }
     }
 
+    /// Stops for good, in order: what was walked and not consumed is given back, in the record of chains in flight too.
+    /// A driver that sets the ring up anew, with the same record, must not meet chains that are no longer in flight.
+    #[must_use]
+    pub fn stop(mut self) -> QueueState {
+        let state = self.state();
+        if let Some(inflight) = &mut self.inflight {
+            // Newest first: killed in between, what is left is still the oldest without a gap.
+            let walked = self.chains.iter().skip(self.first).rev();
+            let heads = self.left.iter().copied();
+            for head in heads.chain(walked.map(|chain| chain.head)) {
+                inflight.given_back(head);
+            }
+        }
+        state
+    }
+
     /// Logs writes to buffers and, where [`Ring::set_log_used`] said so, to the used ring from here on.
     pub fn set_log(&mut self, log: Option<Arc<DirtyLog>>) {
         self.log = log;
@@ -303,8 +319,8 @@ impl Ring {
         }
     }
 
-    /// Asks the driver for a kick at the next chain. True when there is one already that was not walked yet, so that
-    /// no kick may come for it.
+    /// Asks the driver for a kick at the next chain. True when there is something to do already, for which no kick may
+    /// come: a chain that was not walked yet, or a frame that nobody has taken.
     ///
     /// # Errors
     /// When the available index jumped.
@@ -320,7 +336,8 @@ impl Ring {
         }
         // The wish must be visible before we look a last time (virtio 1.2, 2.7.10.1).
         fence(Ordering::SeqCst);
-        Ok(self.available()? > 0)
+        // Buffers that were walked ahead wait for a frame, which comes from elsewhere.
+        Ok(self.available()? > 0 || (self.side == Side::Read && self.waiting() > 0))
     }
 
     /// Tells the driver that no kick is needed: we are looking anyway.
@@ -332,12 +349,13 @@ impl Ring {
         }
     }
 
-    /// Marks what was written to a piece for a migration.
-    pub fn log_write(&self, piece: &Slice) {
+    /// Marks the first `written` bytes of a piece for a migration. What was not written is not marked: a driver may say
+    /// that each of its buffers is gigabytes long.
+    pub fn log_write(&self, piece: &Slice, written: usize) {
         if let Some(log) = &self.log
             && let Some(addr) = self.memory.address_of(piece)
         {
-            log.mark(addr, piece.len() as u64);
+            log.mark(addr, written.min(piece.len()) as u64);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::features::Features;
 use super::frame::Frame;
-use super::header::HEADER_LEN;
+use super::header::{F_DATA_VALID, HEADER_LEN};
 use super::memory::Slice;
 use super::ring::{Fault, Ring};
 
@@ -38,6 +38,10 @@ impl Rx {
         &self.ring
     }
 
+    pub(super) fn into_ring(self) -> Ring {
+        self.ring
+    }
+
     /// Whether the driver has made a buffer available.
     ///
     /// # Errors
@@ -59,16 +63,35 @@ impl Rx {
         if chain.bytes < total {
             return self.push_merged(frame, total);
         }
+        let vouches = self.must_not_vouch(frame);
         let ring = &mut self.ring;
-        copy_to_chain(self.features, ring.pieces(chain), frame);
+        if vouches {
+            let mut header = header_of(frame);
+            header[0] &= !F_DATA_VALID;
+            let header = &header[..self.features.header_len()];
+            let source = Source::new([header, frame.head()], frame.tail());
+            fill_all(ring.pieces(chain), source);
+        } else {
+            copy_to_chain(self.features, ring.pieces(chain), frame);
+        }
         if ring.is_logged() {
+            let mut left = total;
             for piece in ring.pieces_ref(chain) {
-                ring.log_write(piece);
+                let written = left.min(piece.len());
+                ring.log_write(piece, written);
+                left -= written;
             }
         }
         self.ring
             .complete(chain, u32::try_from(total).unwrap_or(u32::MAX));
         Ok(Received::Done)
+    }
+
+    /// Whether the frame says that its checksum was verified, to a driver that does not know what that means (virtio
+    /// 1.2, 5.1.6.4.1: the bit is for drivers with GUEST_CSUM).
+    #[inline]
+    fn must_not_vouch(&self, frame: &Frame<'_>) -> bool {
+        frame.linear()[0] & F_DATA_VALID != 0 && !self.features.has(Features::GUEST_CSUM)
     }
 
     /// A frame that needs more than one chain.
@@ -87,8 +110,10 @@ impl Rx {
             }
             count += 1;
         }
-        let mut linear = [0; HEADER_LEN];
-        linear.copy_from_slice(&frame.linear()[..HEADER_LEN]);
+        let mut linear = header_of(frame);
+        if self.must_not_vouch(frame) {
+            linear[0] &= !F_DATA_VALID;
+        }
         let buffers = u16::try_from(count).unwrap_or(u16::MAX);
         linear[10..].copy_from_slice(&buffers.to_le_bytes());
         let mut source = Source::new([&linear, frame.head()], frame.tail());
@@ -98,8 +123,8 @@ impl Rx {
                 return Err(Fault::IndexJump);
             };
             for piece in self.ring.pieces_ref(chain) {
-                source.fill(piece);
-                self.ring.log_write(piece);
+                let written = source.fill(piece);
+                self.ring.log_write(piece, written);
             }
             let written = left.min(chain.bytes);
             left -= written;
@@ -108,6 +133,12 @@ impl Rx {
         }
         Ok(Received::Done)
     }
+}
+
+fn header_of(frame: &Frame<'_>) -> [u8; HEADER_LEN] {
+    let mut header = [0; HEADER_LEN];
+    header.copy_from_slice(&frame.linear()[..HEADER_LEN]);
+    header
 }
 
 /// Copies header and frame to one chain that is large enough.
@@ -154,7 +185,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn fill(&mut self, piece: &Slice) {
+    /// Fills a piece as far as there is something; how far that was.
+    fn fill(&mut self, piece: &Slice) -> usize {
         let mut at = 0;
         for part in &mut self.private {
             let n = piece.write(at, part);
@@ -163,7 +195,7 @@ impl<'a> Source<'a> {
         }
         while at < piece.len() {
             let Some((first, rest)) = self.tail.split_first() else {
-                return;
+                break;
             };
             let n = piece.write_from(at, first, self.skip);
             at += n;
@@ -173,5 +205,6 @@ impl<'a> Source<'a> {
                 self.skip = 0;
             }
         }
+        at
     }
 }

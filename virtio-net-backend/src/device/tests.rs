@@ -217,6 +217,11 @@ fn a_busy_sink_leaves_the_frame_for_the_next_turn() {
     let queue = device.tx(0).expect("runs");
     let turn = queue.turn(64, |_| Sent::Busy).expect("no fault");
     assert_eq!((turn.frames, turn.busy), (0, true));
+    assert_eq!(
+        queue.ring().arm(),
+        Ok(true),
+        "nobody kicks for a frame that was looked at already"
+    );
     assert_eq!(device.queue_state(1).expect("runs").next_avail, 0);
     assert_eq!(
         self::turn(&mut device).expect("no fault"),
@@ -381,6 +386,97 @@ fn writes_are_logged_for_a_migration() {
     assert_eq!(marked, [rx.used_at() >> 12, 0x30, 0x31]);
 }
 
+#[test]
+fn what_was_not_written_is_not_logged_however_long_the_buffer() {
+    let (mut device, mut rx, _) = device(NET, 16);
+    let log = Arc::new(dirty::DirtyLog::new(
+        vm_memory::MmapRegion::new(4096).expect("mapping"),
+    ));
+    device.set_log(Some(Arc::clone(&log)));
+    rx.chain(
+        0,
+        &[(0x4_0000, 0x4_0000, WRITE), (0x8_0000, 0x4_0000, WRITE)],
+    );
+    rx.chain(2, &[(0xc_0000, 1000, WRITE)]);
+    rx.chain(3, &[(0x10_0000, 0x4_0000, WRITE)]);
+    let queue = device.rx(0).expect("runs");
+    for len in [500, 6000] {
+        let whole = frame(len);
+        let given = queue.push(&Frame::new(&whole).expect("whole"));
+        assert_eq!(given, Ok(Received::Done));
+    }
+    queue.ring().publish();
+    let marked: Vec<u64> = (0..MEMORY >> 12)
+        .filter(|page| log.is_marked(*page))
+        .collect();
+    assert_eq!(marked, [0x40, 0xc0, 0x100, 0x101]);
+}
+
+#[test]
+fn a_driver_that_does_not_know_verified_checksums_is_not_told_of_them() {
+    for (features, told) in [
+        (NET, 0),
+        (NET.with(Features::GUEST_CSUM), 2),
+        (Features::ANY_LAYOUT, 0),
+    ] {
+        let (mut device, mut rx, _) = device(features, 16);
+        let mut whole = frame(3000);
+        whole[0] = 2;
+        let (header, mergeable) = (features.header_len(), features.has(Features::MRG_RXBUF));
+        rx.chain(0, &[(DATA, 4000, WRITE)]);
+        rx.chain(1, &[(DATA + 0x2000, 2000, WRITE)]);
+        rx.chain(2, &[(DATA + 0x4000, 2000, WRITE)]);
+        let queue = device.rx(0).expect("runs");
+        for _ in 0..1 + usize::from(mergeable) {
+            let given = queue.push(&Frame::new(&whole).expect("whole"));
+            assert_eq!(given, Ok(Received::Done));
+        }
+        assert_eq!(rx.read(DATA, 1), [told], "{features:?}");
+        assert_eq!(
+            rx.read(DATA + header as u64, 3000),
+            whole[HEADER_LEN..],
+            "{features:?}"
+        );
+        if mergeable {
+            assert_eq!(rx.read(DATA + 0x2000, 1), [told], "in several buffers");
+        }
+    }
+}
+
+#[test]
+fn a_ring_that_stops_leaves_nothing_in_flight() {
+    let memory = Arc::new(vm_memory::MmapRegion::new(4096).expect("mapping"));
+    let record = || inflight::Inflight::new(Arc::clone(&memory), 0, 16).expect("fits");
+    let (mut device, mut rx, mut tx) = device(NET, 16);
+    tx.write(DATA, &frame(60));
+    for queue in [0, 1] {
+        let ring = device.ring(queue).expect("runs");
+        ring.set_inflight(record());
+        for head in 0..5 {
+            if queue == 0 {
+                rx.chain(head, &[(DATA + 0x1000, 2048, WRITE)]);
+            } else {
+                tx.chain(head, &[(DATA, 72, 0)]);
+            }
+        }
+        if queue == 0 {
+            let whole = frame(60);
+            let given = device
+                .rx(0)
+                .expect("runs")
+                .push(&Frame::new(&whole).expect("whole"));
+            assert_eq!(given, Ok(Received::Done));
+        } else {
+            let turn = device.tx(0).expect("runs").turn(64, |_| Sent::Busy);
+            assert!(turn.expect("no fault").busy);
+        }
+        device.ring(queue).expect("runs").publish();
+        let state = device.stop_queue(queue).expect("ran");
+        assert_eq!(state.next_avail, 1 - queue, "what was not used is back");
+        assert!(record().recover(1 - queue).is_empty(), "queue {queue}");
+    }
+}
+
 /// Ring work a frame: from one driver's transmit ring to another's receive ring. Run with --release --ignored.
 #[test]
 #[ignore = "a measurement"]
@@ -417,78 +513,4 @@ fn cost_of_a_frame_from_ring_to_ring() {
             spent.as_nanos() / u128::from(rounds) / 32
         );
     }
-}
-
-#[test]
-fn the_control_queue_sets_modes_addresses_and_offloads() {
-    use vm_memory::Bytes as _;
-    let memory = memory();
-    let mut device = Device::new(&Settings {
-        own_control_queue: true,
-        queue_pairs: 2,
-        ..settings()
-    });
-    let offered = device.offered();
-    device.accept(offered).expect("all of it");
-    device.set_memory(Arc::clone(&memory));
-    let mut driver = Driver::new(&memory, RX, 16);
-    device.start_queue(4, driver.setup()).expect("starts");
-    let mut tell = |device: &mut Device, command: &[u8]| {
-        driver.write(DATA, command);
-        driver.write(DATA + 0x100, &[9]);
-        let len = u32::try_from(command.len()).expect("short");
-        driver.chain(0, &[(DATA, len, 0), (DATA + 0x100, 1, WRITE)]);
-        device.serve_control().expect("no fault");
-        let ack: u8 = memory
-            .map()
-            .read_obj(vm_memory::GuestAddress(DATA + 0x100))
-            .expect("inside");
-        ack
-    };
-    let to = |mac: [u8; 6]| [&mac[..], &[0; 10]].concat();
-    let admits = |device: &Device, head: &[u8]| device.control().filter().admits(head, offered);
-
-    assert!(
-        admits(&device, &to([4; 6])),
-        "everything until a mode is set"
-    );
-    assert_eq!(tell(&mut device, &[0, 0, 0]), 0, "no longer promiscuous");
-    assert!(!admits(&device, &to([4; 6])) && admits(&device, &to([0xff; 6])));
-    assert_eq!(
-        tell(&mut device, &[1, 1, 4, 4, 4, 4, 4, 4]),
-        0,
-        "another address"
-    );
-    assert_eq!(device.config().mac, [4; 6]);
-    assert!(admits(&device, &to([4; 6])));
-    assert_eq!(
-        tell(
-            &mut device,
-            &[1, 0, 1, 0, 0, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0, 0]
-        ),
-        0
-    );
-    assert!(admits(&device, &to([2; 6])));
-    assert_eq!(
-        tell(&mut device, &[1, 0, 200, 0, 0, 0, 1]),
-        1,
-        "a table that is not there"
-    );
-    let tagged = [&[0xff; 6][..], &[2; 6], &[0x81, 0, 0, 7]].concat();
-    assert!(!admits(&device, &tagged));
-    assert_eq!(tell(&mut device, &[2, 0, 7, 0]), 0, "its VLAN is wanted");
-    assert!(admits(&device, &tagged));
-    assert_eq!(tell(&mut device, &[2, 0, 0xff, 0xff]), 1, "no such VLAN");
-    assert_eq!(tell(&mut device, &[4, 0, 2, 0]), 0, "two pairs");
-    assert_eq!(tell(&mut device, &[4, 0, 3, 0]), 1, "there are two");
-    assert_eq!(device.control().pairs(), 2);
-    assert!(device.announce() && device.config().status & config_space::STATUS_ANNOUNCE != 0);
-    assert_eq!(tell(&mut device, &[3, 0]), 0, "announced");
-    assert!(device.config().status & config_space::STATUS_ANNOUNCE == 0);
-    let csum_only = [&[5, 0][..], &Features::GUEST_CSUM.bits().to_le_bytes()].concat();
-    assert_eq!(tell(&mut device, &csum_only), 0);
-    assert!(device.receive_features().has(Features::GUEST_CSUM));
-    assert!(!device.receive_features().has(Features::GUEST_TSO4));
-    assert_eq!(tell(&mut device, &[9, 9]), 1, "no such class");
-    assert_eq!(tell(&mut device, &[]), 1, "no command at all");
 }

@@ -54,6 +54,10 @@ impl Tx {
         &self.ring
     }
 
+    pub(super) fn into_ring(self) -> Ring {
+        self.ring
+    }
+
     /// Hands up to `budget` frames to `sink`. Completed chains are seen by the driver after [`Ring::publish`].
     ///
     /// # Errors

@@ -179,13 +179,13 @@ impl Worker {
         let numbers: Vec<_> = self
             .network()
             .ports()
-            .map(|(n, port)| (n, port.name.clone(), port.counters))
+            .map(|(n, port)| (n, port.name.clone(), port.counters, port.faults.last()))
             .collect();
         let mut ports = serde_json::Map::new();
-        for (number, name, counters) in numbers {
+        for (number, name, counters, fault) in numbers {
             ports.insert(
                 name,
-                json!({ "device": counters, "switch": self.switch_counters(number) }),
+                json!({ "device": counters, "last-fault": fault, "switch": self.switch_counters(number) }),
             );
         }
         let uplink = self.network().uplink().map(|uplink| {

@@ -13,6 +13,7 @@
 pub mod backlog;
 pub mod commands;
 pub mod control;
+pub mod faults;
 pub mod keeper;
 pub mod network;
 pub mod poll;

@@ -439,8 +439,9 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
                 port.counters.tx_malformed += turn.malformed as u64;
                 frames += turn.frames + turn.malformed;
             }
-            Err(_) => {
+            Err(fault) => {
                 port.counters.faults += 1;
+                port.faults.note(&port.name, queue, fault);
                 session.fail(queue);
             }
         }
@@ -451,7 +452,13 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
             session.interrupt(queue);
         }
     }
-    frames
+    match session.serve_control() {
+        Ok(commands) => frames + commands,
+        Err((queue, fault)) => {
+            port.fail(queue, fault);
+            frames
+        }
+    }
 }
 
 /// Arms the queues of a port; true when one has something to do. Transmit queues of a port that is `held` for its rate
@@ -467,11 +474,11 @@ fn arm_port(port: &mut Port, held: bool, wanted: bool) -> bool {
         };
         match ring.arm() {
             Ok(more) => busy |= more,
-            Err(_) => failed.push(queue),
+            Err(fault) => failed.push((queue, fault)),
         }
     });
-    for queue in failed {
-        port.fail(queue);
+    for (queue, fault) in failed {
+        port.fail(queue, fault);
     }
     busy
 }

@@ -7,9 +7,9 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::backlog::Backlog;
-use crate::device::header::HEADER_LEN;
-use crate::device::{Features, Frame, Gso, NetHeader, Received, Settings};
-use crate::switch::offload::{self, Accepts, Kind, Large, Partial, Pending, Segments, Work};
+use super::faults::Faults;
+use crate::device::{Fault, Frame, Received, Settings};
+use crate::transport::finish::Finisher;
 use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
 
@@ -113,13 +113,14 @@ pub struct Port {
     pub session: Option<Session>,
     /// What was counted.
     pub counters: Counters,
+    /// Why rings were stopped.
+    pub faults: Faults,
     /// Looked at in each turn; asleep until a kick otherwise.
     pub awake: bool,
     /// Receive queues that were written to since the last flush.
     touched: u32,
     backlog: Backlog,
-    scratch: Vec<u8>,
-    segment: Vec<u8>,
+    finisher: Finisher,
 }
 
 impl Port {
@@ -132,11 +133,11 @@ impl Port {
             door,
             session: None,
             counters: Counters::default(),
+            faults: Faults::default(),
             awake: false,
             touched: 0,
             backlog: Backlog::default(),
-            scratch: Vec::new(),
-            segment: Vec::new(),
+            finisher: Finisher::default(),
         }
     }
 
@@ -196,8 +197,8 @@ impl Port {
         }
         match session.device().rx(0).map(crate::device::Rx::has_buffers) {
             Some(Ok(has)) => has,
-            Some(Err(_)) => {
-                self.fail(0);
+            Some(Err(fault)) => {
+                self.fail(0, fault);
                 false
             }
             None => false,
@@ -239,9 +240,15 @@ impl Port {
         count
     }
 
-    /// Stops a queue that its driver broke.
-    pub fn fail(&mut self, queue: u16) {
+    /// Counts a queue that was stopped because its driver broke it.
+    pub fn broke(&mut self, queue: u16, fault: Fault) {
         self.counters.faults += 1;
+        self.faults.note(&self.name, queue, fault);
+    }
+
+    /// Stops a queue that its driver broke.
+    pub fn fail(&mut self, queue: u16, fault: Fault) {
+        self.broke(queue, fault);
         if let Some(session) = &mut self.session {
             session.fail(queue);
         }
@@ -271,8 +278,8 @@ impl Port {
                 self.counters.rx_refused += 1;
                 true
             }
-            Err(_) => {
-                self.fail(2 * pair);
+            Err(fault) => {
+                self.fail(2 * pair, fault);
                 true
             }
         }
@@ -299,85 +306,15 @@ impl Port {
 
     /// Finishes the checksum or cuts the frame for a driver that cannot.
     fn finish(&mut self, frame: &Frame<'_>) {
-        let features = self
-            .session
-            .as_ref()
-            .map(|session| session.device_ref().receive_features())
-            .unwrap_or_default();
-        let Ok(header) = frame.header() else {
-            self.counters.rx_refused += 1;
-            return;
-        };
-        let pending = Pending {
-            checksum: header.needs_csum.then_some(Partial {
-                start: header.csum_start,
-                offset: header.csum_offset,
-            }),
-            large: large(header.gso, header.gso_size),
-        };
-        let mut bytes = std::mem::take(&mut self.scratch);
-        frame.copy_to(&mut bytes);
-        match pending.work(accepts(features)) {
-            // Only the ECN mark is too much for it.
-            Work::Nothing => self.deliver_finished(
-                &mut bytes,
-                &NetHeader {
-                    ecn: false,
-                    ..header
-                },
-            ),
-            Work::Checksum(partial) => {
-                match offload::finish_checksum(&mut bytes[HEADER_LEN..], partial) {
-                    Ok(()) => self.deliver_finished(&mut bytes, &NetHeader::default()),
-                    Err(_) => self.counters.rx_refused += 1,
-                }
+        let session = self.session.as_ref();
+        let features = session.map(|session| session.device_ref().receive_features());
+        let mut finisher = std::mem::take(&mut self.finisher);
+        let finished = finisher.finish(frame, features.unwrap_or_default(), |frame| {
+            if !self.backlog.is_empty() || !self.push(frame) {
+                self.wait(frame);
             }
-            Work::Segment(large) => self.deliver_segments(&bytes[HEADER_LEN..], large),
-        }
-        self.scratch = bytes;
+        });
+        self.finisher = finisher;
+        self.counters.rx_refused += u64::from(finished.is_err());
     }
-
-    fn deliver_segments(&mut self, frame: &[u8], large: Large) {
-        let Ok(mut segments) = Segments::new(frame, large) else {
-            self.counters.rx_refused += 1;
-            return;
-        };
-        let mut bytes = std::mem::take(&mut self.segment);
-        let mut linear = Vec::with_capacity(HEADER_LEN + usize::from(large.size) + 256);
-        while segments.next_into(&mut bytes) {
-            linear.clear();
-            linear.extend_from_slice(&[0; HEADER_LEN]);
-            linear.extend_from_slice(&bytes);
-            self.deliver_finished(&mut linear, &NetHeader::default());
-        }
-        self.segment = bytes;
-    }
-
-    fn deliver_finished(&mut self, linear: &mut [u8], header: &NetHeader) {
-        linear[..HEADER_LEN].copy_from_slice(&header.encode());
-        if let Some(frame) = Frame::new(linear)
-            && (!self.backlog.is_empty() || !self.push(&frame))
-        {
-            self.wait(&frame);
-        }
-    }
-}
-
-fn accepts(features: Features) -> Accepts {
-    Accepts {
-        checksum: features.has(Features::GUEST_CSUM),
-        tcp4: features.has(Features::GUEST_TSO4),
-        tcp6: features.has(Features::GUEST_TSO6),
-        udp: features.has(Features::GUEST_USO4.with(Features::GUEST_USO6)),
-    }
-}
-
-fn large(gso: Gso, size: u16) -> Option<Large> {
-    let kind = match gso {
-        Gso::None => return None,
-        Gso::Tcp4 => Kind::Tcp4,
-        Gso::Tcp6 => Kind::Tcp6,
-        Gso::Udp => Kind::Udp,
-    };
-    Some(Large { kind, size })
 }

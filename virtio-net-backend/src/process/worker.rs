@@ -141,6 +141,8 @@ impl Worker {
                 continue;
             }
             if self.network.arm(now) {
+                // Should this be a tap that takes nothing, there is more in the world than its frames.
+                self.look(Some(Duration::ZERO))?;
                 continue;
             }
             self.sleep(now)?;
@@ -361,6 +363,11 @@ impl Worker {
                 Event::Ready => {
                     self.network.wake(number);
                     self.negotiated();
+                }
+                Event::Broken { queue, fault } => {
+                    if let Some(port) = self.network.port(number) {
+                        port.broke(queue, fault);
+                    }
                 }
                 Event::Announce(mac) => {
                     let now = self.time();

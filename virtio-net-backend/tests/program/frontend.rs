@@ -231,17 +231,25 @@ pub(crate) struct Frontend {
     memory: Option<GuestMemoryMmap>,
     /// Guest address, length, address in the VMM.
     regions: Vec<[u64; 3]>,
-    rings: [Ring; 2],
+    rings: [Ring; 3],
+    /// The guest's memory, when it is one file.
+    file: Option<OwnedFd>,
     inflight: Option<OwnedFd>,
+    /// The buffer in which the last frame came.
+    last_slot: Option<u32>,
 }
 
 const RX: usize = 0;
 const TX: usize = 1;
+const CONTROL: usize = 2;
 const HEADER: usize = 12;
 const BUFFER: u32 = 2048;
 /// Where buffers are: above the recorded guest's rings.
 const RX_BUFFERS: u64 = 0x40_0000;
 const TX_BUFFERS: u64 = 0x60_0000;
+/// Where a command is, and behind it the place for its answer.
+const COMMAND: u64 = 0x70_0000;
+const ANSWER: u64 = 0x70_1000;
 /// Receive buffers that the device has.
 const POSTED: u16 = 64;
 const WRITABLE: u16 = 2;
@@ -254,7 +262,9 @@ impl Frontend {
             memory: None,
             regions: Vec::new(),
             rings: Default::default(),
+            file: None,
             inflight: None,
+            last_slot: None,
         }
     }
 
@@ -273,6 +283,68 @@ impl Frontend {
             }
             Line::Frames => {}
         }
+    }
+
+    /// Sends a message with files of one's own, and says whether the backend did what it asks.
+    pub(crate) fn ask(&mut self, kind: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
+        const WANTS_ANSWER: u32 = 1 | 1 << 3;
+        send(&self.stream, &message(kind, WANTS_ANSWER, payload), fds);
+        let expected = message(kind, 1 | 1 << 2, &[0; 8]);
+        self.hear(expected.len()).0 == expected
+    }
+
+    /// Agrees with the backend that requests can be answered.
+    pub(crate) fn negotiate(&mut self) -> bool {
+        const SET_PROTOCOL_FEATURES: u32 = 16;
+        const REPLY_ACK: u64 = 1 << 3;
+        self.ask(SET_PROTOCOL_FEATURES, &REPLY_ACK.to_le_bytes(), &[])
+    }
+
+    /// Maps the memory of a table that is to be sent later, with these files.
+    pub(crate) fn prepare(&mut self, table: &Line) -> Vec<OwnedFd> {
+        let Line::Says(kind, _, payload) = table else {
+            panic!("not a message: {table:?}");
+        };
+        self.files(*kind, payload)
+    }
+
+    /// The guest's memory, as REM_MEM_REG and ADD_MEM_REG have it.
+    pub(crate) fn region(&self) -> Vec<u8> {
+        let [guest, len, user] = self.regions[0];
+        [0, guest, len, user, 0]
+            .iter()
+            .flat_map(|word: &u64| word.to_le_bytes())
+            .collect()
+    }
+
+    /// The file of the guest's memory.
+    pub(crate) fn file(&self) -> OwnedFd {
+        let file = self.file.as_ref().expect("mapped");
+        file.try_clone().expect("dup")
+    }
+
+    /// Tells the device something by the control queue: 0 when it was done, 1 when it was refused.
+    pub(crate) fn command(&mut self, command: &[u8]) -> u8 {
+        const CHAINED: u16 = 1;
+        let [table, ..] = self.rings[CONTROL].parts;
+        let memory = self.memory.as_ref().expect("mapped");
+        memory
+            .write_slice(command, GuestAddress(COMMAND))
+            .expect("written");
+        // The second descriptor is the answer's.
+        memory
+            .write_obj(ANSWER, GuestAddress(table + 16))
+            .expect("written");
+        memory
+            .write_obj(1u32, GuestAddress(table + 24))
+            .expect("written");
+        self.write(table + 28, WRITABLE);
+        self.write(table + 14, 1);
+        let len = u32::try_from(command.len()).expect("short");
+        self.make_available(CONTROL, 0, COMMAND, len, CHAINED);
+        self.kick(CONTROL);
+        within("an answer to a command", || self.take_used(CONTROL));
+        self.read(ANSWER)
     }
 
     fn hear(&self, len: usize) -> (Vec<u8>, VecDeque<OwnedFd>) {
@@ -311,6 +383,13 @@ impl Frontend {
                 self.rings[ring].call = Some(call.try_clone().expect("dup"));
                 return vec![call];
             }
+            // SET_BACKEND_REQ_FD: nobody listens at the other end
+            21 => return vec![UnixStream::pair().expect("a pair").0.into()],
+            // ADD_MEM_REG
+            37 => {
+                let file = self.file.as_ref().expect("mapped");
+                return vec![file.try_clone().expect("dup")];
+            }
             // SET_INFLIGHT_FD
             32 => {
                 return vec![
@@ -337,6 +416,7 @@ impl Frontend {
             let len_here = usize::try_from(len).expect("small");
             ranges.push((GuestAddress(guest), len_here, Some(mapped)));
             self.regions.push([guest, len, user]);
+            self.file = Some(file.try_clone().expect("dup"));
             files.push(file);
         }
         self.memory = Some(GuestMemoryMmap::from_ranges_with_files(ranges).expect("mapped"));
@@ -383,7 +463,7 @@ impl Frontend {
         self.rings[number].made = made.wrapping_add(1);
     }
 
-    /// Kicks a ring: 0 is for what it receives, 1 for what it sends.
+    /// Kicks a ring: 0 is for what it receives, 1 for what it sends, 2 for commands.
     pub(crate) fn kick(&self, ring: usize) {
         let kick = self.rings[ring].kick.as_ref().expect("a kick fd");
         rustix::io::write(kick, &1u64.to_ne_bytes()).expect("kicked");
@@ -443,12 +523,18 @@ impl Frontend {
     /// The next frame that comes. Its buffer is the device's again at the next [`Frontend::post`].
     pub(crate) fn next(&mut self) -> Vec<u8> {
         let [slot, len] = within("a frame", || self.take_used(RX));
+        self.last_slot = Some(slot);
         let at = RX_BUFFERS + u64::from(slot) * u64::from(BUFFER);
         let mut packet = vec![0; len as usize];
         let memory = self.memory.as_ref().expect("mapped");
         let at = GuestAddress(at);
         memory.read_slice(&mut packet, at).expect("read");
         packet.split_off(HEADER)
+    }
+
+    /// In which buffer the last frame came, in the order in which the device got them.
+    pub(crate) fn last_slot(&self) -> Option<u32> {
+        self.last_slot
     }
 
     /// Sends bytes that are no message, or not yet.

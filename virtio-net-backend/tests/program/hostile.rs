@@ -1,7 +1,9 @@
 //! Guests that mean harm, beside guests that do not: the harm stays theirs.
 
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use serde_json::json;
 
 use crate::frontend::{Frontend, Line, Program, trace};
@@ -64,6 +66,48 @@ fn two_queues_on_one_ring_harm_nobody_else() {
         Some(3),
         "{listed}"
     );
+}
+
+#[test]
+fn shared_memory_that_is_taken_away_costs_its_owner_only() {
+    const SET_FEATURES: u32 = 2;
+    const SET_LOG_BASE: u32 = 6;
+    const SET_INFLIGHT_FD: u32 = 32;
+    // What the recorded driver accepted, and that writes are logged.
+    const LOGGED: u64 = 0x1_7423_bba3;
+    let file = |len: u64| {
+        let fd = memfd_create("shared", MemfdFlags::CLOEXEC).expect("memfd");
+        ftruncate(&fd, len).expect("length");
+        fd
+    };
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    for kind in [SET_LOG_BASE, SET_INFLIGHT_FD] {
+        let mut program = Program::start();
+        let [mut bad, mut a, mut b] = guests(&mut program, |line| line);
+        let fd = file(0x2080);
+        let payload: Vec<u8> = match kind {
+            SET_LOG_BASE => words(&[0x2080, 0]),
+            _ => words(&[0x2080, 0, 0x0100_0002]),
+        };
+        assert!(bad.ask(kind, &payload, &[fd.as_fd()]));
+        assert!(bad.ask(SET_FEATURES, &LOGGED.to_le_bytes(), &[]));
+        bad.kick(0);
+        // It is used, then it is gone while it is used.
+        let to_all = frame(0xc, 0xa, 1);
+        bad.offer(&to_all);
+        bad.sent();
+        assert_eq!((a.next(), b.next()), (to_all.clone(), to_all));
+        let back = frame(0xa, 0xc, 2);
+        a.offer(&back);
+        a.sent();
+        assert_eq!(bad.next(), back);
+        ftruncate(&fd, 0).expect("truncated");
+        a.offer(&back);
+        bad.offer(&frame(0xc, 0xc, 3));
+        assert!(bad.is_hung_up());
+        a.sent();
+        exchange(&mut a, &mut b, 10);
+    }
 }
 
 #[test]

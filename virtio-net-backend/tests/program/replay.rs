@@ -4,10 +4,19 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::frontend::{Frontend, Line, Program, receive, trace, within};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
 
 pub(crate) const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervisor.txt");
+const CROSVM: &str = include_str!("../traces/crosvm.txt");
+const SET_FEATURES: u32 = 2;
+const SET_MEM_TABLE: u32 = 5;
+const NET_SET_MTU: u32 = 20;
+const GET_INFLIGHT_FD: u32 = 31;
+const RESET_DEVICE: u32 = 34;
+const ADD_MEM_REG: u32 = 37;
+const REM_MEM_REG: u32 = 38;
 /// As many as the recorded guest sent and got: the VMM asks where the rings stood.
 const FRAMES: u8 = 23;
 /// The MAC that the recorded port had: the VMM reads it.
@@ -60,6 +69,156 @@ fn cloud_hypervisor_is_answered_as_recorded_and_its_rings_carry_frames() {
     }
     let stats = program.done(&json!({ "op": "stats" }), &[]);
     assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
+}
+
+#[test]
+fn crosvm_gets_a_control_queue_and_its_rings_carry_frames() {
+    let (mut program, mut a, mut b) = two_ports();
+    for line in trace(CROSVM) {
+        if line == Line::Frames {
+            a.post();
+            b.post();
+            for guest in [&mut a, &mut b] {
+                assert_eq!(guest.command(&[3, 0]), 0, "it announced itself");
+                assert_eq!(guest.command(&[9, 9]), 1, "nobody knows such a command");
+            }
+            exchange(&mut a, &mut b, FRAMES);
+        }
+        a.replay(&line);
+        b.replay(&line);
+    }
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
+}
+
+/// The lines of cloud-hypervisor's trace up to its first frames.
+fn set_up() -> impl Iterator<Item = Line> {
+    let lines = trace(CLOUD_HYPERVISOR).into_iter();
+    lines.take_while(|line| *line != Line::Frames)
+}
+
+/// Two guests of cloud-hypervisor that run.
+fn two_guests() -> (Program, Frontend, Frontend) {
+    let (program, mut a, mut b) = two_ports();
+    for line in set_up() {
+        a.replay(&line);
+        b.replay(&line);
+    }
+    a.post();
+    b.post();
+    (program, a, b)
+}
+
+#[test]
+fn memory_that_goes_and_comes_again_stops_no_ring_for_good() {
+    let (mut program, mut a, mut b) = two_guests();
+    exchange(&mut a, &mut b, 5);
+    add_other_memory(&mut a);
+    for round in 0..3 {
+        let region = a.region();
+        let file = a.file();
+        assert!(a.ask(REM_MEM_REG, &region, &[]));
+        let meanwhile = frame(0xa, 0xb, 99);
+        a.offer(&meanwhile);
+        assert!(a.ask(ADD_MEM_REG, &region, &[file.as_fd()]));
+        a.sent();
+        assert_eq!(b.next(), meanwhile, "round {round}");
+        exchange(&mut a, &mut b, 5);
+    }
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
+}
+
+/// Memory in which there is no ring.
+fn add_other_memory(guest: &mut Frontend) {
+    let file = memfd_create("other", MemfdFlags::CLOEXEC).expect("memfd");
+    ftruncate(&file, 0x10_0000).expect("length");
+    let region = [0u64, 1 << 40, 0x10_0000, 1 << 40, 0].map(u64::to_le_bytes);
+    assert!(guest.ask(ADD_MEM_REG, region.as_flattened(), &[file.as_fd()]));
+}
+
+#[test]
+fn rings_may_be_told_before_their_memory() {
+    let (_program, mut a, mut b) = two_ports();
+    let set_up: Vec<Line> = set_up().collect();
+    let is_table = |line: &&Line| matches!(line, Line::Says(SET_MEM_TABLE, ..));
+    let table = set_up.iter().find(is_table).expect("a table");
+    for guest in [&mut a, &mut b] {
+        // This side must have its memory to lay the rings; the backend hears of that last.
+        let files = guest.prepare(table);
+        for line in set_up.iter().filter(|line| **line != *table) {
+            if is_answer_to(line, SET_MEM_TABLE) {
+                add_other_memory(guest);
+            } else {
+                guest.replay(line);
+            }
+        }
+        let region = guest.region();
+        assert!(guest.ask(ADD_MEM_REG, &region, &[files[0].as_fd()]));
+        guest.post();
+    }
+    exchange(&mut a, &mut b, 5);
+}
+
+fn is_answer_to(line: &Line, kind: u32) -> bool {
+    matches!(line, Line::Hears(bytes, _) if bytes.starts_with(&kind.to_le_bytes()))
+}
+
+#[test]
+fn a_device_that_was_reset_runs_when_it_is_set_up_anew() {
+    let (mut program, mut a, mut b) = two_guests();
+    exchange(&mut a, &mut b, 5);
+    assert!(a.ask(RESET_DEVICE, &[], &[]));
+    let unheard = frame(0xa, 0xb, 98);
+    a.lay(0, &unheard);
+    let listed = program.done(&json!({ "op": "list" }), &[]);
+    assert_eq!(listed["ports"][0]["running"], false, "{listed}");
+    // The same record of what is in flight as before: there must be nothing in it.
+    let again = set_up().skip_while(|line| !matches!(line, Line::Says(SET_FEATURES, ..)));
+    for line in again.filter(|line| !about_new_record(line)) {
+        a.replay(&line);
+    }
+    a.post();
+    exchange(&mut a, &mut b, 5);
+    assert_eq!(a.last_slot(), Some(4), "the fifth of its new buffers");
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
+}
+
+fn about_new_record(line: &Line) -> bool {
+    matches!(line, Line::Says(GET_INFLIGHT_FD, ..)) || is_answer_to(line, GET_INFLIGHT_FD)
+}
+
+#[test]
+fn a_card_that_is_reset_meets_no_chain_of_its_former_life() {
+    let (mut program, mut a, mut b) = two_guests();
+    exchange(&mut a, &mut b, FRAMES);
+    let rest = trace(CLOUD_HYPERVISOR).into_iter();
+    let rest = rest.skip_while(|line| *line != Line::Frames).skip(1);
+    let second = rest.take_while(|line| *line != Line::Frames);
+    for line in second.filter(|line| !about_new_record(line)) {
+        a.replay(&line);
+        b.replay(&line);
+    }
+    a.post();
+    b.post();
+    exchange(&mut a, &mut b, 1);
+    assert_eq!(a.last_slot(), Some(0), "the first of its new buffers");
+    exchange(&mut a, &mut b, FRAMES);
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
+}
+
+#[test]
+fn an_mtu_that_would_not_get_through_is_refused() {
+    let mut program = Program::start();
+    let ask = json!({ "op": "add-port", "name": "a", "socket": "a.sock", "mac": MAC, "mtu": 1500 });
+    program.done(&ask, &[]);
+    let mut a = program.frontend("a");
+    assert!(a.negotiate());
+    for (mtu, taken) in [(1500u64, true), (1400, true), (1501, false), (60, false)] {
+        assert_eq!(a.ask(NET_SET_MTU, &mtu.to_le_bytes(), &[]), taken, "{mtu}");
+    }
 }
 
 /// The last word on each port that came over a keeper's socket.

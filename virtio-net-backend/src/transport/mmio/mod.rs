@@ -3,8 +3,8 @@
 //! ```text
 //!   vCPU thread                      Nic                          network thread
 //!   exit at BASE + offset  ──►  read / write registers
-//!   (notify: in the kernel) ──► doorbell eventfd  ───────────►  wait, then path().take(..)
-//!   interrupt  ◄── irqfd ◄────  interrupt eventfd  ◄───────────  path().give(..), dropped: published
+//!   (notify: in the kernel) ──► doorbell eventfd  ───────────►  wait, then Link::turn(), which moves frames
+//!   interrupt  ◄── irqfd ◄────  interrupt eventfd  ◄───────────  and interrupts where the driver wants that
 //! ```
 //!
 //! With kvm-ioctls this is (complete in `examples/src/bin/tiny_vmm.rs`):
@@ -18,14 +18,30 @@
 //!     VcpuExit::MmioWrite(at, data) if mmio::holds(BASE, at) => nic.write(at - BASE, data),
 //!     ..
 //! }
-//! // the network thread
-//! while wait_for(nic.doorbell()) { nic.path().take(256, |frame| switch_it(frame)); }
+//! ```
+//!
+//! and the network thread, with `port` a tap, or whatever else implements [`FramePort`](crate::port::FramePort):
+//!
+//! ```
+//! use virtio_net_backend::port::FramePort;
+//! use virtio_net_backend::transport::mmio::{Link, Next, Nic};
+//!
+//! /// `wait` returns when the doorbell or the port is readable, or after a while; false ends it.
+//! fn serve(nic: Nic, port: impl FramePort, wait: impl Fn(&Nic) -> bool) -> std::io::Result<()> {
+//!     let mut link = Link::new(nic, port);
+//!     while wait(link.nic()) {
+//!         while link.turn()? == Next::Again {}
+//!     }
+//!     Ok(())
+//! }
 //! ```
 //!
 //! * `registers` the register model (virtio 1.2, 4.2.2), pure · [`snapshot`] its state, to save and restore
+//! * [`Link`] a card plugged into a port; [`Nic::path`] for who must move frames in another way
 //!
 //! Not here: what becomes of frames (that is the embedder's switch or tap), and legacy (version 1) registers.
 
+mod link;
 mod registers;
 pub mod snapshot;
 
@@ -43,6 +59,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::device::{Device, Fault, Features, Frame, Memory, Received, Refused, Sent, Settings};
+pub use link::{Link, Next};
 use registers::{Registers, Written, offset};
 use snapshot::Snapshot;
 
@@ -151,6 +168,12 @@ impl Nic {
         }
     }
 
+    /// How the driver last broke a ring, since it last reset the card.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        self.registers().fault
+    }
+
     /// Asks the driver to announce its address, after a move to another host. False when it cannot.
     #[must_use]
     pub fn announce(&self) -> bool {
@@ -226,10 +249,11 @@ impl Path<'_> {
             }
         }
         match self.registers.device.serve_control() {
-            Ok(interrupt) => {
-                if interrupt {
+            Ok(turn) => {
+                if turn.interrupt {
                     self.nic.raise(INTERRUPT_USED);
                 }
+                taken += turn.commands;
             }
             Err(fault) => self.fail(fault),
         }
@@ -263,7 +287,8 @@ impl Path<'_> {
         self.registers.device.receive_features()
     }
 
-    /// Asks for a doorbell at the next frame. True when there is one already, and the doorbell may not come.
+    /// Asks for a doorbell at the next frame. True when there is one already, and the doorbell may not come. Without
+    /// this the doorbell may never ring again.
     #[must_use]
     pub fn arm(&mut self) -> bool {
         let mut waiting = false;
@@ -279,7 +304,8 @@ impl Path<'_> {
     }
 
     /// The driver broke a ring: it must reset the device (virtio 1.2, 2.1.2).
-    fn fail(&mut self, _fault: Fault) {
+    fn fail(&mut self, fault: Fault) {
+        self.registers.fault = Some(fault);
         self.registers.fail();
         self.failed = true;
     }

@@ -9,7 +9,7 @@
 //! swallows writes.
 
 use super::snapshot::{QueueSnapshot, Snapshot};
-use crate::device::{Device, Features, QueueState, Refused, Role, ring::MAX_SIZE};
+use crate::device::{Device, Fault, Features, QueueState, Refused, Role, ring::MAX_SIZE};
 
 pub(super) mod offset {
     pub(in super::super) const MAGIC: u64 = 0x00;
@@ -74,6 +74,8 @@ pub(super) struct Registers {
     queue_sel: u32,
     queues: Vec<QueueSnapshot>,
     generation: u32,
+    /// How the driver broke a ring.
+    pub(super) fault: Option<Fault>,
 }
 
 impl Registers {
@@ -88,6 +90,7 @@ impl Registers {
             queue_sel: 0,
             queues,
             generation: 0,
+            fault: None,
         }
     }
 
@@ -245,7 +248,7 @@ impl Registers {
         }
         match self.start_ready() {
             Ok(()) => Written::Started,
-            Err(_) => self.failed(),
+            Err(refused) => self.failed(refused),
         }
     }
 
@@ -275,7 +278,7 @@ impl Registers {
         }
         match self.start(index) {
             Ok(()) => Written::Started,
-            Err(_) => self.failed(),
+            Err(refused) => self.failed(refused),
         }
     }
 
@@ -322,13 +325,17 @@ impl Registers {
         self.device.start_queue(index, setup)
     }
 
-    fn failed(&mut self) -> Written {
+    fn failed(&mut self, refused: Refused) -> Written {
+        if let Refused::Ring(fault) = refused {
+            self.fault = Some(fault);
+        }
         self.fail();
         Written::Failed
     }
 
     fn reset(&mut self) {
         self.device.reset();
+        self.fault = None;
         self.status = 0;
         self.driver_features = 0;
         (

@@ -16,20 +16,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::backend_channel::BackendChannel;
+use super::dirty_log::SharedLog;
 use super::fds;
 use super::inflight::InflightMemory;
-use super::memory_table::{map_shared, shared_file};
+use super::memory_table::shared_file;
 use super::message::{InflightShape, MemoryRegion, ProtocolFeatures, VringAddresses};
 use super::refusal::Refusal;
 use super::session::{Event, Session, event_fd};
 use super::vring::Vring;
 use crate::device::Settings;
-use crate::device::dirty::DirtyLog;
 
 /// What a session was told, for a successor. Its fds go beside it, in this order: the connection, the regions, the log,
 /// the memory for chains in flight, the channel, then each ring's kick, call and error fd.
@@ -44,6 +43,9 @@ pub struct Kept {
     inflight: Option<InflightShape>,
     channel: bool,
     vrings: Vec<KeptVring>,
+    /// Queue pairs in use, where the driver told us by its control queue.
+    #[serde(default)]
+    pairs: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +103,7 @@ impl Session {
         }
         let log = match &self.log {
             Some(log) => {
-                let (fd, offset, size) = shared_file(log.region())?;
+                let (fd, offset, size) = shared_file(log.log().region())?;
                 fds.push(fd);
                 Some(KeptLog { offset, size })
             }
@@ -131,6 +133,11 @@ impl Session {
             inflight,
             channel: self.channel.is_some(),
             vrings,
+            pairs: self
+                .device
+                .control()
+                .is_running()
+                .then(|| self.device.control().pairs()),
         };
         Some((kept, fds))
     }
@@ -151,13 +158,15 @@ impl Session {
         let mut next = || fds.pop_front().ok_or_else(missing);
         let stream = UnixStream::from(next()?);
         let mut session = Self::new(stream, settings).map_err(Refusal::Fd)?;
-        if session.vrings.len() != kept.vrings.len() {
+        // A predecessor of another version may not have known the control queue.
+        if session.vrings.len() < kept.vrings.len() {
             return Err(Refusal::Range("number of rings"));
         }
         if !ProtocolFeatures::offered().has(kept.protocol) {
             return Err(Refusal::Range("protocol features"));
         }
-        (session.protocol, session.status) = (kept.protocol, kept.status);
+        session.choose(kept.protocol);
+        session.status = kept.status;
         for kept in &kept.regions {
             session.table.add(kept.region, Some(next()?))?;
             for _ in 1..kept.times {
@@ -168,8 +177,7 @@ impl Session {
             session.device.set_memory(memory);
         }
         if let Some(log) = &kept.log {
-            let memory = map_shared(next()?, log.offset, log.size)?;
-            session.log = Some(Arc::new(DirtyLog::new(memory)));
+            session.log = Some(SharedLog::map(next()?, log.offset, log.size)?);
         }
         if let Some(shape) = kept.inflight {
             session.inflight = Some(InflightMemory::map(shape, next()?)?);
@@ -178,6 +186,9 @@ impl Session {
             session.channel = Some(BackendChannel::new(next()?));
         }
         session.accept(kept.features)?;
+        if let Some(pairs) = kept.pairs {
+            session.device.set_pairs(pairs)?;
+        }
         for (index, kept) in kept.vrings.iter().enumerate() {
             let mut take = |there: bool| event_fd(there, there.then(&mut next).transpose()?);
             let fds = [take(kept.kick)?, take(kept.call)?, take(kept.err)?];
@@ -198,7 +209,7 @@ impl Session {
             if let (Some(log), Some(addresses)) = (&self.log, vring.addresses)
                 && addresses.logged
             {
-                log.mark(addresses.log, 6 + 8 * u64::from(vring.size));
+                log.log().mark(addresses.log, 6 + 8 * u64::from(vring.size));
             }
         }
         self.start_ready();

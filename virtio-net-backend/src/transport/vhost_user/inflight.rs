@@ -4,9 +4,10 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::MmapRegion;
 
+use super::lost_memory::Watched;
 use super::memory_table::{BadTable, map_shared, shared_file};
 use super::message::InflightShape;
 use crate::device::MAX_PAIRS;
@@ -16,6 +17,8 @@ use crate::device::ring::MAX_SIZE;
 /// The mapped memory.
 #[derive(Debug)]
 pub struct InflightMemory {
+    /// Dropped before the mapping.
+    watched: Watched,
     region: Arc<MmapRegion>,
     shape: InflightShape,
 }
@@ -28,8 +31,11 @@ impl InflightMemory {
             return None;
         }
         let size = u64::try_from(queue_bytes(asked.queue_size) * usize::from(asked.queues)).ok()?;
-        let fd = memfd_create("vhost-inflight", MemfdFlags::CLOEXEC).ok()?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = memfd_create("vhost-inflight", flags).ok()?;
         ftruncate(&fd, size).ok()?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&fd, seals).ok()?;
         Some((
             InflightShape {
                 size,
@@ -45,8 +51,19 @@ impl InflightMemory {
     /// # Errors
     /// When it is not memory of that length.
     pub fn map(shape: InflightShape, fd: OwnedFd) -> Result<Self, BadTable> {
-        let region = Arc::new(map_shared(fd, shape.offset, shape.size)?);
-        Ok(Self { region, shape })
+        let (watched, region) = map_shared(fd, shape.offset, shape.size)?;
+        let region = Arc::new(region);
+        Ok(Self {
+            watched,
+            region,
+            shape,
+        })
+    }
+
+    /// Whether the memory went away.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.watched.is_lost()
     }
 
     /// The memory itself and its shape, for a successor.
@@ -79,6 +96,7 @@ mod tests {
             queue_size: 256,
         };
         let (shape, fd) = InflightMemory::create(asked).expect("made");
+        assert!(ftruncate(&fd, 0).is_err(), "nobody takes it away");
         let again = fd.try_clone().expect("dup");
         let memory = InflightMemory::map(shape, fd).expect("mapped");
         let mut first = memory.queue(1, 256).expect("queue");

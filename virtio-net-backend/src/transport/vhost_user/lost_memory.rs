@@ -39,9 +39,15 @@ static ANY: AtomicBool = AtomicBool::new(false);
 pub struct Watched(usize);
 
 impl Watched {
-    /// Lists a mapping. Drop this before the mapping. `None` when the table is full.
-    #[must_use]
-    pub fn new(region: &MmapRegion) -> Option<Self> {
+    /// Lists a mapping. Drop this before the mapping.
+    ///
+    /// # Errors
+    /// When the table is full: memory that is not listed must not be used.
+    pub fn new(region: &MmapRegion) -> io::Result<Self> {
+        Self::list(region).ok_or_else(|| io::Error::other("too many mappings"))
+    }
+
+    fn list(region: &MmapRegion) -> Option<Self> {
         let start = region.as_ptr() as usize;
         let at = TABLE.iter().position(|slot| {
             slot.start

@@ -49,7 +49,7 @@ pub struct MemoryTable {
 #[derive(Debug)]
 struct Entry {
     region: MemoryRegion,
-    watched: Option<Watched>,
+    watched: Watched,
     mapped: Arc<GuestRegionMmap>,
     /// How often it was added: QEMU (7.2) adds and removes each region once for each queue pair.
     times: usize,
@@ -100,7 +100,7 @@ impl MemoryTable {
             return Err(BadTable::Overlap);
         }
         let mapped = Arc::new(map(region, fd)?);
-        let watched = Watched::new(&mapped);
+        let watched = Watched::new(&mapped).map_err(BadTable::Map)?;
         self.regions.push(Entry {
             region,
             watched,
@@ -142,9 +142,7 @@ impl MemoryTable {
     /// Whether memory of the guest went away while it was mapped.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.regions
-            .iter()
-            .any(|entry| entry.watched.as_ref().is_some_and(Watched::is_lost))
+        self.regions.iter().any(|entry| entry.watched.is_lost())
     }
 
     /// The guest's memory as the device wants it; `None` while there is none.
@@ -192,7 +190,7 @@ fn map(region: MemoryRegion, fd: OwnedFd) -> Result<GuestRegionMmap, BadTable> {
     if size == 0 {
         return Err(BadTable::Range(region));
     }
-    fds::memory(&fd, end).map_err(BadTable::Map)?;
+    fds::memory(&fd, region.offset, end).map_err(BadTable::Map)?;
     let file = FileOffset::new(File::from(fd), region.offset);
     let mapping = MmapRegion::from_file(file, size)
         .map_err(|error| BadTable::Map(io::Error::other(error)))?;
@@ -206,8 +204,12 @@ pub(super) fn shared_file(region: &MmapRegion) -> Option<(BorrowedFd<'_>, u64, u
     Some((file.file().as_fd(), file.start(), size))
 }
 
-/// Maps shared memory for a log or for tracking descriptors in flight.
-pub(super) fn map_shared(fd: OwnedFd, offset: u64, size: u64) -> Result<MmapRegion, BadTable> {
+/// Maps shared memory for a log or for tracking descriptors in flight. Keep the watch as long as the mapping is used.
+pub(super) fn map_shared(
+    fd: OwnedFd,
+    offset: u64,
+    size: u64,
+) -> Result<(Watched, MmapRegion), BadTable> {
     let bad = BadTable::Range(MemoryRegion {
         guest: 0,
         size,
@@ -220,9 +222,11 @@ pub(super) fn map_shared(fd: OwnedFd, offset: u64, size: u64) -> Result<MmapRegi
     if len == 0 {
         return Err(bad);
     }
-    fds::memory(&fd, end).map_err(BadTable::Map)?;
-    MmapRegion::from_file(FileOffset::new(File::from(fd), offset), len)
-        .map_err(|error| BadTable::Map(io::Error::other(error)))
+    fds::memory(&fd, offset, end).map_err(BadTable::Map)?;
+    let region = MmapRegion::from_file(FileOffset::new(File::from(fd), offset), len)
+        .map_err(|error| BadTable::Map(io::Error::other(error)))?;
+    let watched = Watched::new(&region).map_err(BadTable::Map)?;
+    Ok((watched, region))
 }
 
 #[cfg(test)]

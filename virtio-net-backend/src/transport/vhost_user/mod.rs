@@ -12,6 +12,7 @@
 //! Not here: listening, reconnecting and polling (`process`), frames (`device`).
 
 pub mod backend_channel;
+pub mod dirty_log;
 pub mod fds;
 pub mod hand_over;
 pub mod inflight;
@@ -19,6 +20,7 @@ pub mod lost_memory;
 pub mod memory_table;
 pub mod message;
 pub mod refusal;
+mod rings;
 pub mod session;
 pub mod vring;
 pub mod wire;

@@ -10,18 +10,18 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::backend_channel::BackendChannel;
+use super::dirty_log::SharedLog;
 use super::fds;
 use super::inflight::InflightMemory;
-use super::memory_table::{MAX_SLOTS, MemoryTable, map_shared};
+use super::memory_table::{MAX_SLOTS, MemoryTable};
 use super::message::{
-    self, F_LOG_ALL, F_PROTOCOL_FEATURES, ProtocolFeatures, Request, VringAddresses,
+    self, F_LOG_ALL, F_PROTOCOL_FEATURES, InflightShape, ProtocolFeatures, Request, VringAddresses,
 };
 use super::refusal::Refusal;
 use super::vring::Vring;
 use super::wire::{Broken, Message, Wire};
-use crate::device::dirty::DirtyLog;
 use crate::device::ring::MAX_SIZE;
-use crate::device::{Device, Features, QueueState, Refused, Settings};
+use crate::device::{Device, Fault, Features, Refused, Settings};
 
 /// Requests handled in one turn; the rest wait, so that a chatty frontend does not hold up frames of others.
 const BUDGET: usize = 32;
@@ -40,6 +40,13 @@ pub enum Event {
     Ready,
     /// The guest moved here and cannot announce itself: do it for this address.
     Announce([u8; 6]),
+    /// A queue cannot run as it was set up, and waits for another set-up.
+    Broken {
+        /// The queue.
+        queue: u16,
+        /// What is wrong with it.
+        fault: Fault,
+    },
 }
 
 /// What a turn over the requests left to do.
@@ -60,14 +67,14 @@ pub struct Session {
     pub(super) table: MemoryTable,
     pub(super) features: u64,
     pub(super) protocol: ProtocolFeatures,
-    pub(super) log: Option<Arc<DirtyLog>>,
+    pub(super) log: Option<SharedLog>,
     pub(super) inflight: Option<InflightMemory>,
     pub(super) channel: Option<BackendChannel>,
     pub(super) status: u8,
     pub(super) events: Vec<Event>,
 }
 
-enum Answer {
+pub(super) enum Answer {
     /// Acknowledged when the frontend asked for that.
     Ack,
     /// Replied to in any case.
@@ -81,7 +88,7 @@ impl Session {
     /// When the socket cannot be made non-blocking.
     pub fn new(stream: UnixStream, settings: &Settings) -> io::Result<Self> {
         let device = Device::new(settings);
-        let queues = 2 * device.config().max_queue_pairs;
+        let queues = device.queues();
         Ok(Self {
             wire: Wire::new(stream)?,
             vrings: (0..queues).map(|_| Vring::default()).collect(),
@@ -156,12 +163,19 @@ impl Session {
     #[must_use]
     pub fn has_lost_memory(&self) -> bool {
         self.table.is_lost()
+            || self.log.as_ref().is_some_and(SharedLog::is_lost)
+            || self.inflight.as_ref().is_some_and(InflightMemory::is_lost)
     }
 
     /// Number of data queues.
     #[must_use]
     pub fn queues(&self) -> u16 {
-        u16::try_from(self.vrings.len()).unwrap_or(u16::MAX)
+        2 * self.device.config().max_queue_pairs
+    }
+
+    /// All queues: data, and the control queue where the frontend hands it on.
+    pub(super) fn indices(&self) -> std::ops::Range<u16> {
+        0..self.device.queues()
     }
 
     /// The kick fd of a queue.
@@ -199,19 +213,6 @@ impl Session {
         }
     }
 
-    /// Stops a queue whose driver broke it and says so to the frontend.
-    pub fn fail(&mut self, queue: u16) {
-        self.device.stop_queue(queue);
-        if let Some(vring) = self.vrings.get_mut(usize::from(queue)) {
-            vring.running = false;
-            // Not started again until the frontend sets it up anew.
-            vring.kick_said = false;
-            if let Some(err) = &vring.err {
-                fds::signal(err);
-            }
-        }
-    }
-
     /// Changes the link state and tells the frontend, where it listens.
     pub fn set_link(&mut self, up: bool) {
         if self.device.set_link(up)
@@ -226,7 +227,7 @@ impl Session {
     pub fn retire(&mut self) -> Vec<OwnedFd> {
         let replaced = self.events.drain(..).filter_map(|event| match event {
             Event::KickChanged { retired, .. } => retired,
-            Event::Ready | Event::Announce(_) => None,
+            Event::Ready | Event::Announce(_) | Event::Broken { .. } => None,
         });
         let kicks = self.vrings.iter_mut().filter_map(|vring| vring.kick.take());
         replaced.chain(kicks).collect()
@@ -276,8 +277,7 @@ impl Session {
                 self.events.push(Event::Announce(mac));
                 Ok(Answer::Ack)
             }
-            Request::NetSetMtu(mtu) if (68..=65535).contains(&mtu) => Ok(Answer::Ack),
-            Request::NetSetMtu(_) => Err(Refusal::Range("mtu")),
+            Request::NetSetMtu(mtu) => self.check_mtu(mtu),
             Request::SetBackendReqFd => {
                 let fd = fds
                     .pop_front()
@@ -298,13 +298,7 @@ impl Session {
                 Some((shape, fd)) => Ok(Answer::Reply(shape.encode(), Some(fd))),
                 None => Err(Refusal::Range("inflight shape")),
             },
-            Request::SetInflightFd(shape) => {
-                let fd = fds
-                    .pop_front()
-                    .ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
-                self.inflight = Some(InflightMemory::map(shape, fd)?);
-                Ok(Answer::Ack)
-            }
+            Request::SetInflightFd(shape) => self.set_inflight(shape, fds.pop_front()),
             Request::ResetDevice => Ok(self.reset()),
             Request::SetStatus(status) => {
                 self.status = status;
@@ -318,7 +312,28 @@ impl Session {
         }
     }
 
-    fn vring(&mut self, index: u16) -> Result<&mut Vring, Refusal> {
+    /// The driver goes by what we said: more than that would not get through.
+    fn check_mtu(&self, mtu: u64) -> Result<Answer, Refusal> {
+        let most = self.device.config().mtu.unwrap_or(u16::MAX);
+        let fits = (68..=u64::from(most)).contains(&mtu);
+        fits.then_some(Answer::Ack).ok_or(Refusal::Range("mtu"))
+    }
+
+    fn set_inflight(
+        &mut self,
+        shape: InflightShape,
+        fd: Option<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        let fd = fd.ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
+        let memory = InflightMemory::map(shape, fd)?;
+        // No ring goes on with the old one, which nobody watches any more.
+        self.halt_all();
+        self.inflight = Some(memory);
+        self.start_ready();
+        Ok(Answer::Ack)
+    }
+
+    pub(super) fn vring(&mut self, index: u16) -> Result<&mut Vring, Refusal> {
         let vring = self.vrings.get_mut(usize::from(index));
         vring.ok_or(Refusal::Device(Refused::NoSuchQueue(index)))
     }
@@ -328,8 +343,8 @@ impl Session {
         let wanted = Features::from_bits(bits & !(F_PROTOCOL_FEATURES | F_LOG_ALL));
         self.device.accept(wanted)?;
         self.features = bits;
-        let log = self.log.clone().filter(|_| bits & F_LOG_ALL != 0);
-        self.device.set_log(log);
+        let log = self.log.as_ref().filter(|_| bits & F_LOG_ALL != 0);
+        self.device.set_log(log.map(|log| Arc::clone(log.log())));
         Ok(())
     }
 
@@ -344,21 +359,29 @@ impl Session {
         Ok(Answer::Ack)
     }
 
-    /// How many queues a frontend may have, in the unit in which it counts: QEMU (it alone takes RARP) counts pairs,
-    /// those on rust-vmm's crates (cloud-hypervisor, crosvm) count rings, and refuse to start when there are too few.
+    /// How many queues a frontend may have, in the unit in which it counts: QEMU (it alone takes RARP) counts pairs.
+    /// Others count rings: cloud-hypervisor refuses to start when there are too few for its pairs, crosvm gives its
+    /// guest exactly so many, the control queue among them.
     fn queue_number(&self) -> u64 {
         if self.protocol.has(ProtocolFeatures::RARP) {
             u64::from(self.device.config().max_queue_pairs)
         } else {
-            u64::from(self.queues())
+            u64::from(self.device.queues())
         }
+    }
+
+    /// The protocol's features as the frontend chose them, and what follows from them.
+    pub(super) fn choose(&mut self, protocol: ProtocolFeatures) {
+        self.protocol = protocol;
+        self.device
+            .set_control_here(!protocol.has(ProtocolFeatures::RARP));
     }
 
     fn set_protocol(&mut self, wanted: ProtocolFeatures) -> Result<Answer, Refusal> {
         if !ProtocolFeatures::offered().has(wanted) {
             return Err(Refusal::Range("protocol features"));
         }
-        self.protocol = wanted;
+        self.choose(wanted);
         Ok(Answer::Ack)
     }
 
@@ -440,30 +463,12 @@ impl Session {
 
     fn set_log(&mut self, size: u64, offset: u64, fd: Option<OwnedFd>) -> Result<Answer, Refusal> {
         let fd = fd.ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
-        let log = Arc::new(DirtyLog::new(map_shared(fd, offset, size)?));
-        self.log = Some(Arc::clone(&log));
-        if self.features & F_LOG_ALL != 0 {
-            self.device.set_log(Some(log));
-        }
+        let shared = SharedLog::map(fd, offset, size)?;
+        let log = Arc::clone(shared.log());
+        let due = self.features & F_LOG_ALL != 0;
+        self.device.set_log(due.then_some(log));
+        self.log = Some(shared);
         Ok(reply_u64(0))
-    }
-
-    /// Stops a ring and says from where a successor goes on.
-    fn stop(&mut self, index: u16) -> Result<Answer, Refusal> {
-        self.vring(index)?;
-        self.halt(index);
-        let vring = self.vring(index)?;
-        vring.kick_said = false;
-        vring.call = None;
-        let retired = vring.kick.take();
-        let base = vring.base;
-        self.events.push(Event::KickChanged {
-            queue: index,
-            retired,
-        });
-        let mut payload = u32::from(index).to_le_bytes().to_vec();
-        payload.extend(u32::from(base).to_le_bytes());
-        Ok(Answer::Reply(payload, None))
     }
 
     fn config(&self, offset: u32, size: u32, flags: u32) -> Answer {
@@ -476,96 +481,6 @@ impl Session {
             .config()
             .read(offset as usize, &mut payload[12..]);
         Answer::Reply(payload, None)
-    }
-
-    fn reset(&mut self) -> Answer {
-        for index in 0..self.queues() {
-            self.halt(index);
-        }
-        self.device.reset();
-        for vring in &mut self.vrings {
-            vring.enabled = false;
-            vring.kick_said = false;
-            // `base` stays: QEMU (7.2) resets by SET_STATUS and asks where the rings stood only after that.
-        }
-        Answer::Ack
-    }
-
-    fn memory_changed(&mut self) -> Result<Answer, Refusal> {
-        for index in 0..self.queues() {
-            self.halt(index);
-        }
-        match self.table.memory() {
-            Some(memory) => self.device.set_memory(memory),
-            None => self.device.forget_memory(),
-        }
-        self.start_ready();
-        Ok(Answer::Ack)
-    }
-
-    fn restart(&mut self) -> Result<(), Refusal> {
-        self.memory_changed().map(|_| ())
-    }
-
-    /// Stops a ring in the device and keeps where it stood.
-    fn halt(&mut self, index: u16) {
-        let state = self.device.stop_queue(index);
-        if let Some(vring) = self.vrings.get_mut(usize::from(index)) {
-            vring.running = false;
-            if let Some(state) = state {
-                vring.base = state.next_avail;
-            }
-        }
-    }
-
-    /// Starts each ring that has all it needs. One that cannot start is reported and waits for a new set-up.
-    pub(super) fn start_ready(&mut self) {
-        if self.device.memory().is_none() {
-            return;
-        }
-        for index in 0..self.queues() {
-            if !self.vrings[usize::from(index)].can_start() {
-                continue;
-            }
-            match self.start(index) {
-                Ok(()) => self.events.push(Event::Ready),
-                Err(_) => self.fail(index),
-            }
-        }
-    }
-
-    fn start(&mut self, index: u16) -> Result<(), Refusal> {
-        let vring = &self.vrings[usize::from(index)];
-        let (size, base) = (vring.size, vring.base);
-        let Some(addresses) = vring.addresses else {
-            return Err(Refusal::RingOutside(index));
-        };
-        let guest = |user| {
-            self.table
-                .guest_address(user)
-                .ok_or(Refusal::RingOutside(index))
-        };
-        let setup = QueueState {
-            size,
-            desc_table: guest(addresses.desc)?,
-            avail_ring: guest(addresses.avail)?,
-            used_ring: guest(addresses.used)?,
-            next_avail: base,
-            ..QueueState::default()
-        };
-        self.device.start_queue_where_driver_stands(index, setup)?;
-        if let Some(ring) = self.device.ring(index) {
-            ring.set_log_used(addresses.logged.then_some(addresses.log));
-            if let Some(record) = self
-                .inflight
-                .as_ref()
-                .and_then(|memory| memory.queue(index, size))
-            {
-                ring.set_inflight(record);
-            }
-        }
-        self.vrings[usize::from(index)].running = true;
-        Ok(())
     }
 }
 
