@@ -283,6 +283,34 @@ fn several_queues_and_jumbo_frames() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_guest_that_leaves_a_queue_pair_unused_gets_every_flow() -> anyhow::Result<()> {
+    if !tool::ready("vhost_user::a_guest_that_leaves_a_pair_unused", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-mq1")?;
+    lan.tap("tap0")?;
+    let socket = lan.socket("s");
+    let program = socket.display().to_string();
+    let _backend = lan.backend(&["--socket", &program, "--tap", "tap0", "--queues", "2"])?;
+    // With one processor Linux uses one pair; QEMU starts both and disables the other.
+    let guest = Guest::on_vhost_user(&socket).queues(2).args(&["-smp", "1"]);
+    let guest = guest.boot()?;
+    let address = guest.lease()?;
+    guest.run("iperf3 -s -D --forceflush >/dev/null 2>&1")?;
+    wait_for("the server", START, || {
+        guest.run("netstat -ltn | grep 5201")
+    })?;
+    // The guest speaks second: what it has not answered yet is spread by hash.
+    let peer = std::net::SocketAddr::from((address, 5201));
+    let failed = lan.ns.enter(|| {
+        let connect = |_: &u32| std::net::TcpStream::connect_timeout(&peer, PATIENCE / 10).is_err();
+        (0..24u32).filter(connect).count()
+    })?;
+    assert_eq!(failed, 0, "of 24 connections");
+    Ok(())
+}
+
 /// Longest time without an answer while `disturb` acts, by a ping every 20 ms from the host.
 fn longest_silence(
     lan: &Lan,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::port::Port;
 use crate::device::frame::MAX_FRAME;
 use crate::device::header::HEADER_LEN;
+use crate::device::steer::Flows;
 use crate::device::{Features, Frame, Sent};
 use crate::port::{FramePort, Tap};
 use crate::switch::{Egress, MAX_PORTS, PortIndex, Switch, Time};
@@ -422,13 +423,13 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
         let Some(tx) = session.device().tx(pair) else {
             continue;
         };
-        let mut flows = None;
+        let mut flows = Flows::default();
         let turn = tx.turn(BUDGET, |frame| {
             if !enabled {
                 return Sent::Done;
             }
             if steered {
-                flows = frame.head().first_chunk::<64>().copied();
+                flows.note(frame.head());
             }
             paths.forward(number, frame)
         });
@@ -444,8 +445,8 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
                 session.fail(queue);
             }
         }
-        if let Some(head) = flows {
-            session.device().sent_by(&head, pair);
+        if steered {
+            session.device().sent_by(&flows, pair);
         }
         if interrupt {
             session.interrupt(queue);
@@ -457,11 +458,19 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
 /// Arms the queues of a port; true when one has something to do. Transmit queues of a port that is `held` for its rate
 /// are left alone; receive buffers are of interest while frames wait for them, here or (`wanted`) in the tap.
 fn arm_port(port: &mut Port, held: bool, wanted: bool) -> bool {
-    let waits = wanted || port.has_backlog();
+    let waited_for = if wanted || port.has_backlog() {
+        port.awaited()
+    } else {
+        0
+    };
     let mut busy = false;
     let mut failed = Vec::new();
     for_each_queue(port, |session, queue| {
-        let of_interest = if queue % 2 == 0 { waits } else { !held };
+        let of_interest = if queue % 2 == 0 {
+            waited_for >> (queue / 2) & 1 == 1
+        } else {
+            !held
+        };
         let Some(ring) = session.device().ring(queue).filter(|_| of_interest) else {
             return;
         };

@@ -90,6 +90,8 @@ pub struct Counters {
     pub tx_malformed: u64,
     /// Frames into the driver's buffers.
     pub rx_frames: u64,
+    /// Frames dropped because no driver had a receive queue running and enabled.
+    pub rx_no_driver: u64,
     /// Frames dropped because the driver made no buffers available for too long.
     pub rx_no_buffers: u64,
     /// Frames dropped because no buffer was large enough or they could not be finished for this driver.
@@ -177,7 +179,7 @@ impl Port {
     pub fn receives(&self) -> bool {
         self.session
             .as_ref()
-            .is_some_and(|session| session.is_enabled(0))
+            .is_some_and(|session| usable(session) != 0)
     }
 
     /// Whether frames wait for the driver's buffers.
@@ -188,19 +190,38 @@ impl Port {
 
     /// Whether the driver has buffers for a frame, so that one may be fetched for it.
     pub fn has_buffers(&mut self) -> bool {
-        let Some(session) = &mut self.session else {
-            return false;
-        };
-        if !session.is_enabled(0) || !self.backlog.is_empty() {
+        if !self.backlog.is_empty() {
             return false;
         }
-        match session.device().rx(0).map(crate::device::Rx::has_buffers) {
+        pairs_of(self.awaited()).any(|pair| self.has_buffers_in(pair))
+    }
+
+    fn has_buffers_in(&mut self, pair: u16) -> bool {
+        let rx = self.session.as_mut().map(|session| session.device().rx(pair));
+        match rx.flatten().map(crate::device::Rx::has_buffers) {
             Some(Ok(has)) => has,
             Some(Err(_)) => {
-                self.fail(0);
+                self.fail(2 * pair);
                 false
             }
             None => false,
+        }
+    }
+
+    /// The receive pairs whose buffers are waited for, a bit each: where the first frame of the backlog goes, else all
+    /// that can be used. Buffers elsewhere do not help that frame.
+    #[must_use]
+    pub fn awaited(&self) -> u32 {
+        let Some(session) = &self.session else {
+            return 0;
+        };
+        let usable = usable(session);
+        match self.backlog.first() {
+            Some(frame) => session
+                .device_ref()
+                .receive_pair(frame.head(), usable)
+                .map_or(0, |pair| 1 << pair),
+            None => usable,
         }
     }
 
@@ -250,14 +271,16 @@ impl Port {
     /// Puts a finished frame into the driver's buffers; false when there are none.
     #[inline]
     fn push(&mut self, frame: &Frame<'_>) -> bool {
-        let Some(session) = &mut self.session else {
+        let pair = self.session.as_ref().and_then(|session| {
+            let device = session.device_ref();
+            device.receive_pair(frame.head(), usable(session))
+        });
+        let (Some(session), Some(pair)) = (&mut self.session, pair) else {
+            self.counters.rx_no_driver += 1;
             return true;
         };
-        let pair = session.device_ref().receive_pair(frame.head());
-        if !session.is_enabled(2 * pair) {
-            return true;
-        }
         let Some(rx) = session.device().rx(pair) else {
+            self.counters.rx_no_driver += 1;
             return true;
         };
         match rx.push(frame) {
@@ -361,6 +384,17 @@ impl Port {
             self.wait(&frame);
         }
     }
+}
+
+/// The receive pairs that may carry frames, a bit each.
+fn usable(session: &Session) -> u32 {
+    let enabled = (0..session.queues() / 2).filter(|pair| session.is_enabled(2 * pair));
+    enabled.fold(0, |set, pair| set | 1 << pair)
+}
+
+/// The pairs of a set.
+fn pairs_of(set: u32) -> impl Iterator<Item = u16> {
+    (0..crate::device::MAX_PAIRS).filter(move |pair| set >> pair & 1 == 1)
 }
 
 fn accepts(features: Features) -> Accepts {
