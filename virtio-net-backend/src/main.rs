@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
-use virtio_net_backend::device::{Features, Settings};
+use virtio_net_backend::device::Settings;
 use virtio_net_backend::port::Tap;
 use virtio_net_backend::process::control::Control;
 use virtio_net_backend::process::network::{Middle, Network, Uplink};
@@ -133,13 +133,11 @@ fn free_tap(name: &str) -> io::Result<(Tap, bool)> {
 
 /// A network: a switch with the tap as its first port.
 fn switched(tap: Option<Tap>) -> anyhow::Result<Network> {
-    let seed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| u64::from(time.subsec_nanos()));
-    let mut switch = Switch::new(
-        ADDRESSES,
-        seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(std::process::id()),
-    );
+    // Guests must not know it, or they could choose addresses that all hash alike.
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .context("random numbers")?;
+    let mut switch = Switch::new(ADDRESSES, u64::from_ne_bytes(seed));
     let uplink = match tap {
         Some(tap) => {
             let index = switch.attach(Time::default(), switch::Port::uplink());
@@ -171,7 +169,7 @@ fn wired(arguments: &Arguments, tap: Option<Tap>) -> anyhow::Result<Worker> {
         mtu: arguments.mtu,
         queue_pairs: arguments.queues,
         own_control_queue: false,
-        withheld: Features::default(),
+        withheld: tap.withheld(),
     };
     let uplink = Uplink {
         tap,

@@ -13,7 +13,7 @@ use super::keeper::Keeper;
 use super::network::Middle;
 use super::port::{Door, Port};
 use super::worker::Worker;
-use crate::device::{Features, Settings};
+use crate::device::Settings;
 use crate::switch::{self, Guard, Limit, PortIndex, Rate};
 use crate::transport::vhost_user::Kept;
 use vnet_core::firewall::Hold;
@@ -85,7 +85,7 @@ impl Worker {
             mtu: spec.mtu,
             queue_pairs: spec.queues,
             own_control_queue: false,
-            withheld: Features::default(),
+            withheld: self.network().withheld(),
         };
         let port = switch::Port {
             guard: spec.guard.as_ref().map(|hold| guard(hold, spec.mac)),

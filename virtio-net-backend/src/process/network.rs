@@ -105,6 +105,15 @@ impl Network {
         self.uplink.as_mut()
     }
 
+    /// What ports must not offer, because the tap cannot take or give it.
+    #[must_use]
+    pub fn withheld(&self) -> Features {
+        let uplink = self.uplink.as_ref();
+        uplink
+            .map(|uplink| uplink.tap.withheld())
+            .unwrap_or_default()
+    }
+
     /// Lets the kernel hand over only frames that are of use: on a wire those that the driver takes, on a switch all
     /// (it finishes them for the ports that need it).
     ///
