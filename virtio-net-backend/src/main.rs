@@ -141,13 +141,7 @@ fn switched(tap: Option<Tap>) -> anyhow::Result<Network> {
     let uplink = match tap {
         Some(tap) => {
             let index = switch.attach(Time::default(), switch::Port::uplink());
-            Some(Uplink {
-                tap,
-                index,
-                readable: true,
-                sent: 0,
-                received: 0,
-            })
+            Some(Uplink::new(tap, index))
         }
         None => None,
     };
@@ -171,13 +165,7 @@ fn wired(arguments: &Arguments, tap: Option<Tap>) -> anyhow::Result<Worker> {
         own_control_queue: false,
         withheld: tap.withheld(),
     };
-    let uplink = Uplink {
-        tap,
-        index: None,
-        readable: true,
-        sent: 0,
-        received: 0,
-    };
+    let uplink = Uplink::new(tap, None);
     let mut worker = Worker::new(Network::new(Middle::Wire, Some(uplink)), None)?;
     worker.add(0, Port::new("port".to_owned(), settings, door))?;
     Ok(worker)

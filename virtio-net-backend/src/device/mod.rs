@@ -37,7 +37,7 @@ pub use header::{Gso, NetHeader};
 pub use memory::Memory;
 pub use ring::Fault;
 pub use rx::{Received, Rx};
-pub use tx::{Sent, Tx, TxTurn};
+pub use tx::{Credit, Sent, Tx, TxTurn, cost};
 pub use virtio_queue::QueueState;
 
 use dirty::DirtyLog;
@@ -307,12 +307,12 @@ impl Device {
         }
     }
 
-    /// Back to the state before any driver; memory stays.
+    /// Back to the state before any driver; memory stays, and so does the link.
     pub fn reset(&mut self) {
         self.stop_all();
         self.accepted = Features::default();
         self.log = None;
-        self.config.status = config_space::STATUS_LINK_UP;
+        self.config.status &= config_space::STATUS_LINK_UP;
         self.ctrl = ctrl::Control::new(self.config.mac);
     }
 

@@ -24,6 +24,12 @@ impl Backlog {
         self.frames.is_empty()
     }
 
+    /// How many frames wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
     /// The frame that waits longest.
     #[must_use]
     pub fn first(&self) -> Option<Frame<'_>> {

@@ -53,18 +53,10 @@ impl Worker {
             Command::List => self.list(),
             Command::Stats => self.stats(),
             Command::Addresses => self.addresses(),
-            Command::SetLink { name, up } => {
-                let number = self.number_of(&name);
-                match number.and_then(|number| self.network().port(number)) {
-                    Some(port) => {
-                        port.session
-                            .iter_mut()
-                            .for_each(|session| session.set_link(up));
-                        Answer::done(json!(null))
-                    }
-                    None => Answer::refused(format!("there is no port {name}")),
-                }
-            }
+            Command::SetLink { name, up } => match self.set_link(&name, up) {
+                Some(()) => Answer::done(json!(null)),
+                None => Answer::refused(format!("there is no port {name}")),
+            },
         }
     }
 
@@ -103,6 +95,7 @@ impl Worker {
         };
         let number = u16::try_from(index.index()).map_err(io::Error::other)?;
         let mut port = Port::new(spec.name.clone(), settings, door);
+        port.link_up = spec.link;
         if let Some(kept) = &spec.session
             && let Err(why) = port.resume(kept, kept_fds)
         {
@@ -139,6 +132,13 @@ impl Worker {
         } else {
             Err(missing())
         }
+    }
+
+    fn set_link(&mut self, name: &str, up: bool) -> Option<()> {
+        let number = self.number_of(name)?;
+        self.network().port(number)?.set_link(up);
+        self.keep(number);
+        Some(())
     }
 
     fn number_of(&mut self, name: &str) -> Option<u16> {

@@ -81,6 +81,9 @@ pub struct AddPort {
     pub mac: Mac,
     /// MTU that the device says.
     pub mtu: Option<u16>,
+    /// Whether its cable is in.
+    #[serde(default = "up")]
+    pub link: bool,
     /// Queue pairs.
     #[serde(default = "one")]
     pub queues: u16,
@@ -114,6 +117,10 @@ pub struct SetPort {
     /// How much it may be sent.
     #[serde(default)]
     pub receive: LimitSpec,
+}
+
+const fn up() -> bool {
+    true
 }
 
 const fn one() -> u16 {

@@ -1,7 +1,9 @@
 //! The data plane of one process: its ports, what is between them, and the uplink tap.
 //!
-//! [`Network::turn`] takes at most [`BUDGET`] frames from each transmit queue and from the tap, then goes on to the
+//! [`Network::turn`] does [`BUDGET`] worth of work for each port and somewhat more for the tap, then goes on to the
 //! next, so a driver that sends without end gets its share and no more, and what comes from the tap is never starved.
+//! Work is counted in small frames ([`cost`]): bytes, copies, segments and descriptors, not frames alone. Who did more
+//! than its share with one frame is passed over until that is paid, unless nobody else has anything to do.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,13 +13,13 @@ use super::port::Port;
 use crate::device::frame::MAX_FRAME;
 use crate::device::header::HEADER_LEN;
 use crate::device::steer::Flows;
-use crate::device::{Features, Frame, Sent};
+use crate::device::{Credit, Features, Frame, Sent, cost};
 use crate::port::{FramePort, Tap};
 use crate::switch::{Egress, MAX_PORTS, PortIndex, Switch, Time};
 
-/// Frames of one queue in one turn.
+/// Work for one port in one turn, in small frames.
 pub const BUDGET: usize = 64;
-/// Frames from the tap in one turn: more than from a queue, because reading is the slower half of an exchange.
+/// Work for the tap in one turn: more than for a port, because reading is the slower half of an exchange.
 const UPLINK_BUDGET: usize = 96;
 
 /// What is between the ports.
@@ -40,6 +42,23 @@ pub struct Uplink {
     pub sent: u64,
     /// Frames read from it.
     pub received: u64,
+    /// What its turns may still do.
+    credit: i64,
+}
+
+impl Uplink {
+    /// A tap, under its number on the switch.
+    #[must_use]
+    pub fn new(tap: Tap, index: Option<PortIndex>) -> Self {
+        Self {
+            tap,
+            index,
+            readable: true,
+            sent: 0,
+            received: 0,
+            credit: 0,
+        }
+    }
 }
 
 /// The data plane.
@@ -150,7 +169,23 @@ impl Network {
         }
         self.first = self.first.wrapping_add(1) % count.max(1);
         moved += self.receive_uplink(now, moved);
+        if moved == 0 && self.forgive() {
+            return 1;
+        }
         moved
+    }
+
+    /// Nobody has anything to do but who is in debt: there is no one to be fair to. True if there was a debt.
+    fn forgive(&mut self) -> bool {
+        let ports = self.ports.iter_mut().flatten();
+        let ports = ports.filter(|port| port.awake).map(|port| &mut port.credit);
+        let uplink = self.uplink.iter_mut().map(|uplink| &mut uplink.credit);
+        let mut any = false;
+        for credit in ports.chain(uplink).filter(|credit| **credit < 0) {
+            *credit = 0;
+            any = true;
+        }
+        any
     }
 
     /// Asks all awake ports' drivers for kicks; true when there is something to do already, so that nobody sleeps.
@@ -225,6 +260,7 @@ impl Network {
                 middle: &mut self.middle,
                 uplink: &mut self.uplink,
                 touched: &mut self.touched,
+                credit: &Credit::new(0),
                 now,
             };
             paths.forward(number, &frame);
@@ -248,12 +284,14 @@ impl Network {
             return 0;
         };
         let number = u16::try_from(at).unwrap_or(u16::MAX);
-        let drained = port.drain();
+        let drained = port.drain(BUDGET);
+        let credit = earn(port.credit, BUDGET);
         let mut paths = Paths {
             ports: &mut self.ports,
             middle: &mut self.middle,
             uplink: &mut self.uplink,
             touched: &mut self.touched,
+            credit: &credit,
             now,
         };
         let sent = if paths.may_send(number) {
@@ -261,6 +299,7 @@ impl Network {
         } else {
             0
         };
+        port.credit = credit.left();
         port.flush();
         self.ports[at] = Some(port);
         self.flush();
@@ -278,7 +317,9 @@ impl Network {
             return 0;
         }
         let mut count = 0;
-        while count < UPLINK_BUDGET && self.can_read_uplink() {
+        let before = self.uplink.as_ref().map_or(0, |uplink| uplink.credit);
+        let credit = earn(before, UPLINK_BUDGET);
+        while credit.left() > 0 && self.can_read_uplink() {
             let Some(uplink) = &mut self.uplink else {
                 break;
             };
@@ -289,22 +330,34 @@ impl Network {
             uplink.received += 1;
             uplink.readable = true;
             count += 1;
+            credit.spend(cost(len, 0));
             let from = uplink.index;
-            self.receive_frame(from, len, now);
+            self.receive_frame(from, len, &credit, now);
+        }
+        if let Some(uplink) = &mut self.uplink {
+            uplink.credit = credit.left();
         }
         self.flush();
         count
     }
 
-    /// On a wire, frames stay in the tap's own queue until the driver has buffers.
+    /// On a wire, frames stay in the tap's own queue until the driver has buffers, or are lost with the link.
     fn can_read_uplink(&mut self) -> bool {
         match &self.middle {
             Middle::Switch(_) => true,
-            Middle::Wire => self.port(0).is_some_and(Port::has_buffers),
+            Middle::Wire => self
+                .port(0)
+                .is_some_and(|port| !port.link_up || port.has_buffers()),
         }
     }
 
-    fn receive_frame(&mut self, from: Option<PortIndex>, len: usize, now: Time) {
+    fn receive_frame(
+        &mut self,
+        from: Option<PortIndex>,
+        len: usize,
+        credit: &Credit,
+        now: Time,
+    ) {
         let linear = &mut self.buffer[..len.min(HEADER_LEN + MAX_FRAME)];
         if let Some(buffers) = linear.get_mut(10..HEADER_LEN) {
             buffers.copy_from_slice(&1u16.to_le_bytes());
@@ -317,6 +370,7 @@ impl Network {
             middle: &mut self.middle,
             uplink: &mut None,
             touched: &mut self.touched,
+            credit,
             now,
         };
         match from {
@@ -344,10 +398,28 @@ struct Paths<'a> {
     middle: &'a mut Middle,
     uplink: &'a mut Option<Uplink>,
     touched: &'a mut Vec<u16>,
+    /// What the sender's turn may still do; copies beyond the first and software's work for a receiver are taken from it.
+    credit: &'a Credit,
     now: Time,
 }
 
+/// What a turn may do: its budget, less what an earlier one did beyond its own.
+fn earn(left: i64, budget: usize) -> Credit {
+    let credit = Credit::new(budget);
+    Credit::from_left((left.saturating_add(credit.left())).min(credit.left()))
+}
+
 impl Paths<'_> {
+    /// Whether a port has a rate to keep to, so that each of its frames must ask.
+    fn is_limited(&self, number: u16) -> bool {
+        match &*self.middle {
+            Middle::Wire => false,
+            Middle::Switch(switch) => {
+                PortIndex::new(usize::from(number)).is_some_and(|index| switch.limits(index))
+            }
+        }
+    }
+
     fn may_send(&self, number: u16) -> bool {
         match &*self.middle {
             Middle::Wire => true,
@@ -369,7 +441,11 @@ impl Paths<'_> {
             Egress::To(to) => self.send(to, frame),
             Egress::Flood(ports) => match ports.only() {
                 Some(to) => self.send(to, frame),
-                None => ports.iter().for_each(|to| self.send(to, frame)),
+                None => {
+                    let copies = ports.len() - 1;
+                    self.credit.spend(copies * cost(frame.len(), 0));
+                    ports.iter().for_each(|to| self.send(to, frame));
+                }
             },
             Egress::Drop(_) => {}
         }
@@ -406,7 +482,7 @@ impl Paths<'_> {
             .get_mut(usize::from(to))
             .and_then(Option::as_deref_mut)
         {
-            port.deliver(frame);
+            port.deliver(frame, self.credit);
             if self.touched.last() != Some(&to) {
                 self.touched.push(to);
             }
@@ -424,7 +500,14 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
         return 0;
     };
     let mut frames = 0;
-    for pair in 0..session.queues() / 2 {
+    let pairs = session.queues() / 2;
+    let limited = paths.is_limited(number);
+    let credit = paths.credit;
+    let link_up = port.link_up;
+    // One budget for all pairs: each is the first in its turn.
+    port.first_pair = (port.first_pair + 1) % pairs.max(1);
+    for offset in 0..pairs {
+        let pair = (port.first_pair + offset) % pairs;
         let queue = 2 * pair + 1;
         // A queue that runs but is disabled is emptied without effect (vhost-user, «Ring states»).
         let enabled = session.is_enabled(queue);
@@ -433,15 +516,26 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
             continue;
         };
         let mut flows = Flows::default();
-        let turn = tx.turn(BUDGET, |frame| {
-            if !enabled {
+        let mut lost = 0;
+        let turn = tx.turn_within(credit, |frame| {
+            if !enabled || !link_up {
+                lost += 1;
                 return Sent::Done;
+            }
+            // Over its rate within the turn: the frame waits in its ring, where the driver sees that it does.
+            if limited && !paths.may_send(number) {
+                return Sent::Busy;
             }
             if steered {
                 flows.note(frame.head());
             }
             paths.forward(number, frame)
         });
+        if link_up {
+            port.counters.tx_disabled += lost;
+        } else {
+            port.counters.tx_link_down += lost;
+        }
         let interrupt = tx.ring().publish();
         match turn {
             Ok(turn) => {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::backlog::Backlog;
 use crate::device::header::HEADER_LEN;
-use crate::device::{Features, Frame, Gso, NetHeader, Received, Settings};
+use crate::device::{Credit, Features, Frame, Gso, NetHeader, Received, Settings, cost};
 use crate::switch::offload::{self, Accepts, Kind, Large, Partial, Pending, Segments, Work};
 use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
@@ -86,10 +86,16 @@ impl Drop for Door {
 pub struct Counters {
     /// Frames from the driver.
     pub tx_frames: u64,
+    /// Frames from a queue that runs but is disabled: taken without effect.
+    pub tx_disabled: u64,
+    /// Frames from the driver while the link was down.
+    pub tx_link_down: u64,
     /// Chains from the driver that held no valid frame.
     pub tx_malformed: u64,
     /// Frames into the driver's buffers.
     pub rx_frames: u64,
+    /// Frames dropped because the link was down.
+    pub rx_link_down: u64,
     /// Frames dropped because no driver had a receive queue running and enabled.
     pub rx_no_driver: u64,
     /// Frames dropped because the driver made no buffers available for too long.
@@ -117,6 +123,12 @@ pub struct Port {
     pub counters: Counters,
     /// Looked at in each turn; asleep until a kick otherwise.
     pub awake: bool,
+    /// Frames pass, and the driver is told so. It outlives sessions, as a cable outlives a machine.
+    pub link_up: bool,
+    /// What the port's turns may still do.
+    pub(super) credit: i64,
+    /// The queue pair that its turn begins with.
+    pub(super) first_pair: u16,
     /// Receive queues that were written to since the last flush.
     touched: u32,
     backlog: Backlog,
@@ -135,6 +147,9 @@ impl Port {
             session: None,
             counters: Counters::default(),
             awake: false,
+            link_up: true,
+            credit: 0,
+            first_pair: 0,
             touched: 0,
             backlog: Backlog::default(),
             scratch: Vec::new(),
@@ -147,9 +162,23 @@ impl Port {
     /// # Errors
     /// When the socket cannot be used.
     pub fn open(&mut self, stream: UnixStream) -> io::Result<()> {
-        self.session = Some(Session::new(stream, &self.settings)?);
+        let mut session = Session::new(stream, &self.settings)?;
+        session.set_link(self.link_up);
+        self.session = Some(session);
         self.counters.sessions += 1;
         Ok(())
+    }
+
+    /// Pulls the cable, or puts it in again.
+    pub fn set_link(&mut self, up: bool) {
+        self.link_up = up;
+        if !up {
+            self.counters.rx_link_down += self.backlog.len() as u64;
+            self.backlog.clear();
+        }
+        if let Some(session) = &mut self.session {
+            session.set_link(up);
+        }
     }
 
     /// Goes on with the session of a predecessor.
@@ -157,7 +186,9 @@ impl Port {
     /// # Errors
     /// When it cannot be gone on with; its frontend is disconnected then.
     pub fn resume(&mut self, kept: &Kept, fds: VecDeque<OwnedFd>) -> Result<(), Refusal> {
-        self.session = Some(Session::resume(&self.settings, kept, fds)?);
+        let mut session = Session::resume(&self.settings, kept, fds)?;
+        session.set_link(self.link_up);
+        self.session = Some(session);
         self.counters.sessions += 1;
         Ok(())
     }
@@ -225,11 +256,14 @@ impl Port {
         }
     }
 
-    /// Hands a frame to the driver, finishing what it cannot take as it is.
+    /// Hands a frame to the driver, finishing what it cannot take as it is. The work that this is beyond a copy is taken
+    /// from `credit`.
     #[inline]
-    pub fn deliver(&mut self, frame: &Frame<'_>) {
-        if !frame.is_plain() && !self.takes(frame) {
-            self.finish(frame);
+    pub fn deliver(&mut self, frame: &Frame<'_>, credit: &Credit) {
+        if !self.link_up {
+            self.counters.rx_link_down += 1;
+        } else if !frame.is_plain() && !self.takes(frame) {
+            self.finish(frame, credit);
         } else if !self.backlog.is_empty() || !self.push(frame) {
             self.wait(frame);
         }
@@ -249,13 +283,18 @@ impl Port {
         }
     }
 
-    /// Hands over frames that waited; how many.
-    pub fn drain(&mut self) -> usize {
+    /// Hands over frames that waited, as many as `budget` pays for; how many.
+    pub fn drain(&mut self, budget: usize) -> usize {
         if self.backlog.is_empty() {
             return 0;
         }
         let mut backlog = std::mem::take(&mut self.backlog);
-        let count = backlog.drain(|frame| self.push(frame));
+        let credit = Credit::new(budget);
+        let count = backlog.drain(|frame| {
+            let taken = credit.left() > 0 && self.push(frame);
+            credit.spend(cost(frame.len(), 0));
+            taken
+        });
         self.backlog = backlog;
         count
     }
@@ -301,13 +340,16 @@ impl Port {
         }
     }
 
-    fn wait(&mut self, frame: &Frame<'_>) {
-        if self.backlog.push(frame) {
+    /// False when there is no room, and it is dropped.
+    fn wait(&mut self, frame: &Frame<'_>) -> bool {
+        let kept = self.backlog.push(frame);
+        if kept {
             // Buffers may come without a kick only while we look.
             self.awake = true;
         } else {
             self.counters.rx_no_buffers += 1;
         }
+        kept
     }
 
     fn takes(&self, frame: &Frame<'_>) -> bool {
@@ -321,7 +363,8 @@ impl Port {
     }
 
     /// Finishes the checksum or cuts the frame for a driver that cannot.
-    fn finish(&mut self, frame: &Frame<'_>) {
+    fn finish(&mut self, frame: &Frame<'_>, credit: &Credit) {
+        credit.spend(cost(frame.len(), 0));
         let features = self
             .session
             .as_ref()
@@ -342,47 +385,54 @@ impl Port {
         frame.copy_to(&mut bytes);
         match pending.work(accepts(features)) {
             // Only the ECN mark is too much for it.
-            Work::Nothing => self.deliver_finished(
-                &mut bytes,
-                &NetHeader {
+            Work::Nothing => {
+                let header = NetHeader {
                     ecn: false,
                     ..header
-                },
-            ),
+                };
+                self.deliver_finished(&mut bytes, &header);
+            }
             Work::Checksum(partial) => {
                 match offload::finish_checksum(&mut bytes[HEADER_LEN..], partial) {
-                    Ok(()) => self.deliver_finished(&mut bytes, &NetHeader::default()),
+                    Ok(()) => drop(self.deliver_finished(&mut bytes, &NetHeader::default())),
                     Err(_) => self.counters.rx_refused += 1,
                 }
             }
-            Work::Segment(large) => self.deliver_segments(&bytes[HEADER_LEN..], large),
+            Work::Segment(large) => self.deliver_segments(&bytes[HEADER_LEN..], large, credit),
         }
         self.scratch = bytes;
     }
 
-    fn deliver_segments(&mut self, frame: &[u8], large: Large) {
+    fn deliver_segments(&mut self, frame: &[u8], large: Large, credit: &Credit) {
         let Ok(mut segments) = Segments::new(frame, large) else {
             self.counters.rx_refused += 1;
             return;
         };
         let mut bytes = std::mem::take(&mut self.segment);
         let mut linear = Vec::with_capacity(HEADER_LEN + usize::from(large.size) + 256);
+        let mut left = segments.count() as u64;
         while segments.next_into(&mut bytes) {
             linear.clear();
             linear.extend_from_slice(&[0; HEADER_LEN]);
             linear.extend_from_slice(&bytes);
-            self.deliver_finished(&mut linear, &NetHeader::default());
+            credit.spend(cost(bytes.len(), 0));
+            left -= 1;
+            if !self.deliver_finished(&mut linear, &NetHeader::default()) {
+                // No room is made before the turn ends: the rest would be cut for nothing.
+                self.counters.rx_no_buffers += left;
+                break;
+            }
         }
         self.segment = bytes;
     }
 
-    fn deliver_finished(&mut self, linear: &mut [u8], header: &NetHeader) {
+    /// False when there is no room left, and it is dropped.
+    fn deliver_finished(&mut self, linear: &mut [u8], header: &NetHeader) -> bool {
         linear[..HEADER_LEN].copy_from_slice(&header.encode());
-        if let Some(frame) = Frame::new(linear)
-            && (!self.backlog.is_empty() || !self.push(&frame))
-        {
-            self.wait(&frame);
-        }
+        let Some(frame) = Frame::new(linear) else {
+            return true;
+        };
+        (self.backlog.is_empty() && self.push(&frame)) || self.wait(&frame)
     }
 }
 

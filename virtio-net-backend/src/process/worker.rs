@@ -391,7 +391,7 @@ impl Worker {
     }
 
     /// Tells who keeps it what a port is now.
-    fn keep(&mut self, number: u16) {
+    pub(super) fn keep(&mut self, number: u16) {
         if let (Some(keeper), Some(port)) = (&self.keeper, self.network.port(number)) {
             let told = keeper.tell_port(port, true);
             self.kept(told);
