@@ -5,13 +5,14 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 use serde_json::json;
 use tests::daemon::binary;
 use tests::process::PATIENCE;
-use tests::{Ns, tool, wait_for};
+use tests::{Netd, Ns, tool, wait_for};
 
 const START: Duration = Duration::from_secs(10);
 /// GET_FEATURES, version 1, no payload.
@@ -89,5 +90,83 @@ fn a_kernel_without_uso_serves_a_network_that_does_not_offer_it() -> anyhow::Res
     })?;
     assert_eq!(offered & all, all, "this kernel has it");
     assert_eq!(features(&old)?, offered & !all);
+    Ok(())
+}
+
+/// The words of a field of /proc/PID/status.
+fn status(pid: u32, field: &str) -> anyhow::Result<Vec<String>> {
+    let all = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = all.lines().find_map(|line| line.strip_prefix(field));
+    let words = line.map(|line| line.split_whitespace().map(str::to_owned).collect());
+    words.ok_or_else(|| anyhow::anyhow!("no {field} in {all}"))
+}
+
+#[test]
+fn a_backend_that_serves_is_nobody_and_sees_only_its_sockets() -> anyhow::Result<()> {
+    if !tool::ready("vhost_process::a_backend_that_serves_is_nobody", &["nft"]) {
+        return Ok(());
+    }
+    let ns = Ns::new("vp-box")?;
+    let netd = Netd::start(&ns)?;
+    netd.json(&["port", "attach", "default", "web", "--kind", "vhost-user"])?;
+    let folder = std::fs::read_dir(netd.run_dir().join("vhost"))?.next();
+    let folder = folder.transpose()?.context("no backend")?.path();
+    let control = UnixStream::connect(folder.join("control"))?;
+    let peer = rustix::net::sockopt::socket_peercred(&control)?;
+    let pid = peer.pid.as_raw_nonzero().get().cast_unsigned();
+    let user = tests::process::host("id -u nobody")?;
+    for field in ["Uid:", "Gid:"] {
+        let ids = status(pid, field)?;
+        assert!(ids.iter().all(|id| id == user.trim()), "{field} {ids:?}");
+    }
+    assert_eq!(status(pid, "Groups:")?, [""; 0]);
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(status(pid, set)?, ["0000000000000000"], "{set}");
+    }
+    assert_eq!(status(pid, "NoNewPrivs:")?, ["1"]);
+    assert_eq!(status(pid, "Seccomp:")?, ["2"]);
+    assert_eq!(std::fs::read_link(format!("/proc/{pid}/root"))?, folder);
+    // Its last port goes, and so does it: netd can end what is another user's.
+    netd.vnet(&["port", "detach", "default", "web"])?;
+    wait_for("its end", PATIENCE, || {
+        let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        if gone { Ok(()) } else { Err("it lives") }
+    })?;
+    assert!(!folder.exists());
+    Ok(())
+}
+
+#[test]
+fn a_port_beyond_the_limit_of_files_is_refused_with_what_to_do() -> anyhow::Result<()> {
+    if !tool::ready("vhost_process::a_port_beyond_the_limit", &["nft", "prlimit"]) {
+        return Ok(());
+    }
+    let ns = Ns::new("vp-file")?;
+    let netd = Netd::start(&ns)?;
+    let id = netd.id().context("netd runs")?.to_string();
+    ns.run(&["prlimit", "--pid", &id, "--nofile=280:280"])?.ok()?;
+    let attach = |name| netd.try_vnet(&["port", "attach", "default", name, "--kind", "vhost-user"]);
+    attach("one")?.ok()?;
+    let refused = attach("two")?.refused()?;
+    anyhow::ensure!(refused.contains("LimitNOFILE"), "{refused}");
+    netd.vnet(&["port", "attach", "default", "tap"])?;
+    Ok(())
+}
+
+#[test]
+fn netd_tells_a_backend_only_what_changed() -> anyhow::Result<()> {
+    if !tool::ready("vhost_process::netd_tells_a_backend_only", &["nft"]) {
+        return Ok(());
+    }
+    let ns = Ns::new("vp-told")?;
+    let netd = Netd::start(&ns)?;
+    for name in ["a", "b", "c", "d"] {
+        netd.vnet(&["port", "attach", "default", name, "--kind", "vhost-user"])?;
+    }
+    netd.vnet(&["port", "detach", "default", "c"])?;
+    let told = netd.log().matches("on other terms").count();
+    assert_eq!(told, 0, "{}", netd.log());
+    let shown = netd.json(&["port", "show", "default", "a"])?;
+    assert_eq!(shown["device"]["connected"], false, "{shown}");
     Ok(())
 }

@@ -51,6 +51,9 @@ struct Arguments {
     /// Most queue pairs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     queues: u16,
+    /// Become this user (its number) once all is open. Ports' sockets must then come as open files, as netd gives them
+    #[arg(long, value_name = "UID", conflicts_with_all = ["socket", "connect"])]
+    user: Option<u32>,
     /// Leave the sandbox out, for debugging
     #[arg(long)]
     no_sandbox: bool,
@@ -94,7 +97,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.no_sandbox {
         sandbox::enter_directory(directory)
     } else {
-        sandbox::enter(directory)
+        sandbox::enter(directory, arguments.user)
     }
     .context("sandbox")?;
     tracing::info!("ready");

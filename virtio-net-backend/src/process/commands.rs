@@ -50,6 +50,10 @@ impl Worker {
                 }
                 None => Answer::refused("a socket must come with it"),
             },
+            Command::Stop => {
+                self.stop();
+                Answer::done(json!(null))
+            }
             Command::List => self.list(),
             Command::Stats => self.stats(),
             Command::Addresses => self.addresses(),
@@ -128,6 +132,7 @@ impl Worker {
             return Err(io::Error::other("this process has no switch"));
         };
         if switch.configure(now, index, port) {
+            tracing::info!(port = spec.name, "on other terms");
             Ok(())
         } else {
             Err(missing())
@@ -162,6 +167,8 @@ impl Worker {
                     "number": number,
                     "connected": port.session.is_some(),
                     "running": port.receives(),
+                    "link": port.link_up,
+                    "stopped": port.stopped(),
                     "mac": vnet_core::types::Mac(port.settings.mac).to_string(),
                     "features": features.map(|features| format!("{features:?}")),
                 })

@@ -52,6 +52,8 @@ pub enum Command {
     /// Tells the sessions and their fds over the socket that comes as an fd, now and whenever one changes. Who keeps them
     /// can give them to the next process with `add-port`, should this one be killed.
     Keep,
+    /// Ends the process.
+    Stop,
     /// What was counted.
     Stats,
     /// What the switch has learnt.

@@ -500,6 +500,7 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
         return 0;
     };
     let mut frames = 0;
+    let mut broken = Vec::new();
     let pairs = session.queues() / 2;
     let limited = paths.is_limited(number);
     let credit = paths.credit;
@@ -543,10 +544,7 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
                 port.counters.tx_malformed += turn.malformed as u64;
                 frames += turn.frames + turn.malformed;
             }
-            Err(_) => {
-                port.counters.faults += 1;
-                session.fail(queue);
-            }
+            Err(fault) => broken.push((queue, fault)),
         }
         if steered {
             session.device().sent_by(&flows, pair);
@@ -554,6 +552,9 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
         if interrupt {
             session.interrupt(queue);
         }
+    }
+    for (queue, fault) in broken {
+        port.fail(queue, fault);
     }
     frames
 }
@@ -579,11 +580,11 @@ fn arm_port(port: &mut Port, held: bool, wanted: bool) -> bool {
         };
         match ring.arm() {
             Ok(more) => busy |= more,
-            Err(_) => failed.push(queue),
+            Err(fault) => failed.push((queue, fault)),
         }
     });
-    for queue in failed {
-        port.fail(queue);
+    for (queue, fault) in failed {
+        port.fail(queue, fault);
     }
     busy
 }

@@ -1,6 +1,6 @@
 //! One vhost-user port: where its frontend comes from, the session while there is one, and what it counted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::backlog::Backlog;
 use crate::device::header::HEADER_LEN;
-use crate::device::{Credit, Features, Frame, Gso, NetHeader, Received, Settings, cost};
+use crate::device::{Credit, Fault, Features, Frame, Gso, NetHeader, Received, Settings, cost};
 use crate::switch::offload::{self, Accepts, Kind, Large, Partial, Pending, Segments, Work};
 use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
@@ -129,6 +129,8 @@ pub struct Port {
     pub(super) credit: i64,
     /// The queue pair that its turn begins with.
     pub(super) first_pair: u16,
+    /// How the driver broke rings, by queue; of interest while they do not run.
+    faults: BTreeMap<u16, Fault>,
     /// Receive queues that were written to since the last flush.
     touched: u32,
     backlog: Backlog,
@@ -150,6 +152,7 @@ impl Port {
             link_up: true,
             credit: 0,
             first_pair: 0,
+            faults: BTreeMap::new(),
             touched: 0,
             backlog: Backlog::default(),
             scratch: Vec::new(),
@@ -197,6 +200,7 @@ impl Port {
     pub fn close(&mut self) -> Vec<OwnedFd> {
         self.awake = false;
         self.touched = 0;
+        self.faults.clear();
         self.backlog.clear();
         let Some(mut session) = self.session.take() else {
             return Vec::new();
@@ -231,8 +235,8 @@ impl Port {
         let rx = self.session.as_mut().map(|session| session.device().rx(pair));
         match rx.flatten().map(crate::device::Rx::has_buffers) {
             Some(Ok(has)) => has,
-            Some(Err(_)) => {
-                self.fail(2 * pair);
+            Some(Err(fault)) => {
+                self.fail(2 * pair, fault);
                 false
             }
             None => false,
@@ -299,9 +303,23 @@ impl Port {
         count
     }
 
+    /// The rings that stopped because the driver broke them, and how.
+    #[must_use]
+    pub fn stopped(&self) -> BTreeMap<u16, String> {
+        let runs = |queue: &u16| {
+            let session = self.session.as_ref();
+            session.is_some_and(|session| session.device_ref().queue_state(*queue).is_some())
+        };
+        let stopped = self.faults.iter().filter(|(queue, _)| !runs(queue));
+        stopped
+            .map(|(queue, fault)| (*queue, fault.to_string()))
+            .collect()
+    }
+
     /// Stops a queue that its driver broke.
-    pub fn fail(&mut self, queue: u16) {
+    pub fn fail(&mut self, queue: u16, fault: Fault) {
         self.counters.faults += 1;
+        self.faults.insert(queue, fault);
         if let Some(session) = &mut self.session {
             session.fail(queue);
         }
@@ -333,8 +351,8 @@ impl Port {
                 self.counters.rx_refused += 1;
                 true
             }
-            Err(_) => {
-                self.fail(2 * pair);
+            Err(fault) => {
+                self.fail(2 * pair, fault);
                 true
             }
         }

@@ -89,6 +89,11 @@ impl Worker {
         self.poll.watch(fd, Source::Signal)
     }
 
+    /// Ends the loop after what it does now.
+    pub(super) fn stop(&mut self) {
+        self.stop = true;
+    }
+
     /// Adds a port under a free number, with or without a session that goes on.
     ///
     /// # Errors
