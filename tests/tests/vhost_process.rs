@@ -36,12 +36,14 @@ fn forget_uso() -> anyhow::Result<()> {
     let argument = |number, operator, value| {
         SeccompCondition::new(number, SeccompCmpArgLen::Dword, operator, value)
     };
-    let rules = [libc::TUN_F_USO4, libc::TUN_F_USO6].map(u64::from).map(|bit| {
-        SeccompRule::new(vec![
-            argument(1, SeccompCmpOp::Eq, libc::TUNSETOFFLOAD)?,
-            argument(2, SeccompCmpOp::MaskedEq(bit), bit)?,
-        ])
-    });
+    let rules = [libc::TUN_F_USO4, libc::TUN_F_USO6]
+        .map(u64::from)
+        .map(|bit| {
+            SeccompRule::new(vec![
+                argument(1, SeccompCmpOp::Eq, libc::TUNSETOFFLOAD)?,
+                argument(2, SeccompCmpOp::MaskedEq(bit), bit)?,
+            ])
+        });
     let rules = rules.into_iter().collect::<Result<Vec<_>, _>>()?;
     let refuse = SeccompAction::Errno(libc::EINVAL.cast_unsigned());
     let filter = SeccompFilter::new(
@@ -50,7 +52,8 @@ fn forget_uso() -> anyhow::Result<()> {
         refuse,
         std::env::consts::ARCH.try_into()?,
     )?;
-    Ok(seccompiler::apply_filter(&filter.try_into()?)?)
+    let program: seccompiler::BpfProgram = filter.try_into()?;
+    Ok(seccompiler::apply_filter(&program)?)
 }
 
 #[test]
@@ -65,9 +68,12 @@ fn a_kernel_without_uso_serves_a_network_that_does_not_offer_it() -> anyhow::Res
     let argv = [&program, "--control", &path, "--tap", "up0"];
     let features = |backend: &tests::Proc| {
         backend.wait_log("ready", START)?;
-        let mut commands = wait_for("the control socket", START, || UnixStream::connect(&control))?;
+        let mut commands = wait_for("the control socket", START, || {
+            UnixStream::connect(&control)
+        })?;
         commands.set_read_timeout(Some(PATIENCE))?;
-        let port = json!({"op": "add-port", "name": "a", "socket": "a.sock", "mac": "52:54:00:00:00:0a"});
+        let port =
+            json!({"op": "add-port", "name": "a", "socket": "a.sock", "mac": "52:54:00:00:00:0a"});
         done(&mut commands, &port)?;
         let mut frontend = UnixStream::connect(ns.scratch().join("a.sock"))?;
         frontend.set_read_timeout(Some(PATIENCE))?;
@@ -138,13 +144,17 @@ fn a_backend_that_serves_is_nobody_and_sees_only_its_sockets() -> anyhow::Result
 
 #[test]
 fn a_port_beyond_the_limit_of_files_is_refused_with_what_to_do() -> anyhow::Result<()> {
-    if !tool::ready("vhost_process::a_port_beyond_the_limit", &["nft", "prlimit"]) {
+    if !tool::ready(
+        "vhost_process::a_port_beyond_the_limit",
+        &["nft", "prlimit"],
+    ) {
         return Ok(());
     }
     let ns = Ns::new("vp-file")?;
     let netd = Netd::start(&ns)?;
     let id = netd.id().context("netd runs")?.to_string();
-    ns.run(&["prlimit", "--pid", &id, "--nofile=280:280"])?.ok()?;
+    ns.run(&["prlimit", "--pid", &id, "--nofile=280:280"])?
+        .ok()?;
     let attach = |name| netd.try_vnet(&["port", "attach", "default", name, "--kind", "vhost-user"]);
     attach("one")?.ok()?;
     let refused = attach("two")?.refused()?;

@@ -178,7 +178,8 @@ impl Attach {
 }
 
 /// What QEMU's line cannot know.
-const MEMORY: &str = "the guest's memory is 1 GiB in this line: give QEMU -m 1G, or change size= to what -m says";
+const MEMORY: &str =
+    "the guest's memory is 1 GiB in this line: give QEMU -m 1G, or change size= to what -m says";
 
 fn show(port: &PortView, out: &Out) -> Result<(), Failure> {
     match out.format {
@@ -218,13 +219,28 @@ fn describe(port: &PortView) -> String {
         ),
         ("DHCP", port.dhcp.as_ref().map_or_else(String::new, dhcp)),
         ("Socket", port.socket.clone().unwrap_or_default()),
-        ("Device", port.device.as_ref().map_or_else(String::new, device)),
-        ("Counted", port.device.as_ref().map_or_else(String::new, |d| counted(&d.counters))),
-        ("Dropped", port.device.as_ref().map_or_else(String::new, |d| counted(&d.drops))),
+        (
+            "Device",
+            port.device.as_ref().map_or_else(String::new, device),
+        ),
+        (
+            "Counted",
+            port.device
+                .as_ref()
+                .map_or_else(String::new, |d| counted(&d.counters)),
+        ),
+        (
+            "Dropped",
+            port.device
+                .as_ref()
+                .map_or_else(String::new, |d| counted(&d.drops)),
+        ),
         ("QEMU", port.qemu.clone()),
         (
             "Memory",
-            port.socket.as_ref().map_or_else(String::new, |_| MEMORY.to_owned()),
+            port.socket
+                .as_ref()
+                .map_or_else(String::new, |_| MEMORY.to_owned()),
         ),
         ("cloud-hypervisor", port.cloud_hypervisor.clone()),
         ("crosvm", port.crosvm.clone()),

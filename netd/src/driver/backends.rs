@@ -111,7 +111,10 @@ impl Backends {
         let stats = line.ask(&json!({ "op": "stats" }), &[]).ok()?;
         let mut ports = listed["ports"].as_array().into_iter().flatten();
         let told = ports.find(|port| port["name"] == *name)?;
-        let (device, switch) = (&stats["ports"][&name]["device"], &stats["ports"][&name]["switch"]);
+        let (device, switch) = (
+            &stats["ports"][&name]["device"],
+            &stats["ports"][&name]["switch"],
+        );
         let is = |what: &str| told[what].as_bool().unwrap_or_default();
         Some(DeviceView {
             connected: is("connected"),

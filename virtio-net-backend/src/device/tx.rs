@@ -65,7 +65,11 @@ impl Credit {
 #[must_use]
 pub const fn cost(bytes: usize, descriptors: usize) -> usize {
     // What is longer than any frame is not copied.
-    let copied = if bytes > HEADER_LEN + MAX_FRAME { 0 } else { bytes };
+    let copied = if bytes > HEADER_LEN + MAX_FRAME {
+        0
+    } else {
+        bytes
+    };
     1 + copied / 2048 + descriptors / 16
 }
 

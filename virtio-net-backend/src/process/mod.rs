@@ -15,6 +15,7 @@ pub mod commands;
 pub mod control;
 pub mod keeper;
 pub mod network;
+mod paths;
 pub mod poll;
 pub mod port;
 pub mod sandbox;

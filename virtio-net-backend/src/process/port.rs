@@ -121,8 +121,6 @@ pub struct Port {
     pub session: Option<Session>,
     /// What was counted.
     pub counters: Counters,
-    /// Looked at in each turn; asleep until a kick otherwise.
-    pub awake: bool,
     /// Frames pass, and the driver is told so. It outlives sessions, as a cable outlives a machine.
     pub link_up: bool,
     /// What the port's turns may still do.
@@ -148,7 +146,6 @@ impl Port {
             door,
             session: None,
             counters: Counters::default(),
-            awake: false,
             link_up: true,
             credit: 0,
             first_pair: 0,
@@ -198,7 +195,6 @@ impl Port {
 
     /// Ends the session; the fds must leave the poll set.
     pub fn close(&mut self) -> Vec<OwnedFd> {
-        self.awake = false;
         self.touched = 0;
         self.faults.clear();
         self.backlog.clear();
@@ -217,6 +213,13 @@ impl Port {
             .is_some_and(|session| usable(session) != 0)
     }
 
+    /// Whether some ring has no kicks and must be looked at again and again.
+    #[must_use]
+    pub fn is_polled(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(Session::is_polled)
+    }
+
     /// Whether frames wait for the driver's buffers.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
@@ -232,7 +235,10 @@ impl Port {
     }
 
     fn has_buffers_in(&mut self, pair: u16) -> bool {
-        let rx = self.session.as_mut().map(|session| session.device().rx(pair));
+        let rx = self
+            .session
+            .as_mut()
+            .map(|session| session.device().rx(pair));
         match rx.flatten().map(crate::device::Rx::has_buffers) {
             Some(Ok(has)) => has,
             Some(Err(fault)) => {
@@ -361,12 +367,7 @@ impl Port {
     /// False when there is no room, and it is dropped.
     fn wait(&mut self, frame: &Frame<'_>) -> bool {
         let kept = self.backlog.push(frame);
-        if kept {
-            // Buffers may come without a kick only while we look.
-            self.awake = true;
-        } else {
-            self.counters.rx_no_buffers += 1;
-        }
+        self.counters.rx_no_buffers += u64::from(!kept);
         kept
     }
 

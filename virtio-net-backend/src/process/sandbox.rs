@@ -228,7 +228,8 @@ mod tests {
         let parent = rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid);
         let outcome = std::thread::spawn(move || {
             // SAFETY: signal 0 asks whether it could be sent, and sends nothing.
-            let may_signal = |pid: i32| unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) } == 0;
+            let may_signal =
+                |pid: i32| unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) } == 0;
             let before = may_signal(parent);
             seccompiler::apply_filter(&filter().expect("compiled")).expect("applied");
             let us = rustix::process::getpid().as_raw_pid();

@@ -130,8 +130,7 @@ impl Worker {
             if moved > 0 {
                 quiet_since = None;
                 self.learnt = true;
-                // Small turns mean that the other side is waiting for us; large ones, that we are behind.
-                if moved < 8 || turns.is_multiple_of(TURNS_PER_LOOK) {
+                if turns.is_multiple_of(TURNS_PER_LOOK) {
                     self.look(Some(Duration::ZERO))?;
                 }
                 continue;
@@ -321,6 +320,7 @@ impl Worker {
             self.kept(told);
         }
         self.serve_session(number);
+        self.network.note_polled(number);
         self.keep(number);
     }
 

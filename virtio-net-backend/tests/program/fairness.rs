@@ -119,7 +119,9 @@ fn cut_small(from: u8, to: u8) -> Vec<u8> {
     packet.extend([0x45, 0]);
     packet.extend((payload + 40).to_be_bytes());
     packet.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, from, 10, 0, 0, to]);
-    packet.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 64, 0, 0, 0, 0]);
+    packet.extend([
+        0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 64, 0, 0, 0, 0,
+    ]);
     packet.resize(HEADER + 54 + usize::from(payload), 0);
     packet
 }
