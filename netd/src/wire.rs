@@ -2,6 +2,7 @@
 //!
 //! Everything here is plain data with a stable JSON form; `docs/openapi.json` is generated from it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
@@ -208,12 +209,32 @@ pub struct PortView {
     /// What its guest has of DHCP, and what it was refused; absent in the answer that attaches it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dhcp: Option<DhcpShare>,
+    /// What its vhost-user device says of itself, for that kind; only where one port is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceView>,
     /// Arguments for QEMU.
     pub qemu: String,
     /// Arguments for cloud-hypervisor.
     pub cloud_hypervisor: String,
     /// Arguments for crosvm.
     pub crosvm: String,
+}
+
+/// A vhost-user port as the process that serves it sees it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct DeviceView {
+    /// A VMM is connected.
+    pub connected: bool,
+    /// Its guest's driver takes frames.
+    pub running: bool,
+    /// Whether the cable is in.
+    pub link: bool,
+    /// Rings that stopped because the driver broke them, by queue, and how.
+    pub stopped: BTreeMap<String, String>,
+    /// Frames and chains, by what became of them.
+    pub counters: BTreeMap<String, u64>,
+    /// Frames that the switch dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
 }
 
 /// What one port has of its network's DHCP, of both families, since the daemon started.

@@ -149,23 +149,21 @@ fn a_killed_backend_or_daemon_costs_a_transfer_nothing_but_a_moment() -> anyhow:
     transfers.go_on()?;
 
     // The backend dies, again and again: netd gives each its predecessor's sessions.
-    let mut silences = Vec::new();
+    let mut losses = Vec::new();
     let mut last = before;
     for _ in 0..4 {
-        let (_, silence) = pings(&host, &address, || {
+        let (lost, silence) = pings(&host, &address, || {
             host.run(&["kill", "-9", &last.to_string()])?.ok().map(drop)
         })?;
         let next = backend(&netd)?;
         assert_ne!(next, last);
-        (last, _) = (next, silences.push(silence));
+        eprintln!("backend killed: {lost} pings lost, silent for {silence:?}");
+        (last, _) = (next, losses.push(lost));
         transfers.go_on().with_context(|| netd.log())?;
     }
-    eprintln!("backend killed: silent for {silences:?}");
-    // A busy machine may be slow once; a VMM that has to come again is never faster than this.
-    ensure!(
-        silences.iter().min() < Some(&Duration::from_secs(1)),
-        "{silences:?}"
-    );
+    // A ping every 20 ms: fifty are a second, and a VMM that has to come again is never faster than that. A busy machine
+    // may be slow once.
+    ensure!(losses.iter().min() < Some(&50), "{losses:?}");
     transfers.end()
 }
 
@@ -194,6 +192,29 @@ fn a_vmm_comes_again_when_backend_and_daemon_were_killed_together() -> anyhow::R
         host.run(&["ping", "-c1", "-W1", &address])?.ok()
     })
     .with_context(|| netd.log())?;
+    Ok(())
+}
+
+#[test]
+fn one_guest_on_two_ports_by_both_printed_lines() -> anyhow::Result<()> {
+    if !tool::ready("vhost_port::one_guest_on_two_ports", TOOLS) {
+        return Ok(());
+    }
+    let host = Ns::new("vtwo")?;
+    let netd = Netd::start(&host)?;
+    let lines = attach(&netd, "web", &[])? + " " + &attach(&netd, "web2", &[])?;
+    let guest = boot("web", &lines)?;
+    guest.lease()?;
+    let cards = guest.run("ls -d /sys/class/net/eth*")?;
+    assert_eq!(cards.split_whitespace().count(), 2, "{cards}");
+    let shown = netd.json(&["port", "show", "default", "web2"])?;
+    assert_eq!(shown["device"]["connected"], true, "{shown}");
+    let shown = netd.json(&["port", "show", "default", "web"])?;
+    ensure!(
+        shown["device"]["counters"]["tx_frames"].as_u64() > Some(0),
+        "{shown}"
+    );
+    assert_eq!(shown["device"]["running"], true, "{shown}");
     Ok(())
 }
 

@@ -315,6 +315,92 @@ fn a_guest_changes_the_size_of_its_rings_while_they_carry_a_transfer() -> anyhow
     Ok(())
 }
 
+#[test]
+fn a_guest_that_leaves_a_queue_pair_unused_gets_every_flow() -> anyhow::Result<()> {
+    if !tool::ready("vhost_user::a_guest_that_leaves_a_pair_unused", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-mq1")?;
+    lan.tap("tap0")?;
+    let socket = lan.socket("s");
+    let program = socket.display().to_string();
+    let _backend = lan.backend(&["--socket", &program, "--tap", "tap0", "--queues", "2"])?;
+    // With one processor Linux uses one pair; QEMU starts both and disables the other.
+    let guest = Guest::on_vhost_user(&socket).queues(2).args(&["-smp", "1"]);
+    let guest = guest.boot()?;
+    let address = guest.lease()?;
+    // The guest speaks second: what it has not answered yet is spread by hash. That it refuses is an answer.
+    let peer = std::net::SocketAddr::from((address, 9));
+    let unanswered = lan.ns.enter(|| {
+        let connect = |_: &u32| {
+            let tried = std::net::TcpStream::connect_timeout(&peer, PATIENCE / 10);
+            !tried.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+        };
+        (0..24u32).filter(connect).count()
+    })?;
+    assert_eq!(unanswered, 0, "of 24 connections");
+    Ok(())
+}
+
+#[test]
+fn a_guest_without_offloads_is_given_finished_frames_and_isolation_is_both_ways()
+-> anyhow::Result<()> {
+    if !tool::ready("vhost_user::a_guest_without_offloads", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-off")?;
+    lan.tap("up0")?;
+    let control = lan.socket("control");
+    let _backend = lan.backend(&["--control", &control.display().to_string(), "--tap", "up0"])?;
+    let mut commands = Lines::connect(&control)?;
+    let macs = [("a", "52:54:00:00:00:0a"), ("b", "52:54:00:00:00:0b")];
+    for (name, mac) in macs {
+        let socket = format!("{name}.sock");
+        commands.done(
+            &serde_json::json!({"op": "add-port", "name": name, "socket": socket, "mac": mac}),
+        )?;
+    }
+    let guest = |name: &str, mac: &str| {
+        Guest::on_vhost_user(lan.socket(&format!("{name}.sock")))
+            .name(name)
+            .mac(mac)
+    };
+    let a = guest("a", macs[0].1).boot()?;
+    let off = ["csum", "tso4", "tso6", "ecn", "ufo"]
+        .map(|what| format!("virtio-net-device.guest_{what}=off"));
+    let off: Vec<&str> = off.iter().flat_map(|one| ["-global", one]).collect();
+    let b = guest("b", macs[1].1).args(&off).boot()?;
+    a.lease()?;
+    let at_b = b.lease()?;
+    let listed = commands.done(&serde_json::json!({"op": "list"}))?;
+    let features = |at: usize| listed["ports"][at]["features"].to_string();
+    anyhow::ensure!(
+        features(0).contains("guest_tso4") && !features(1).contains("guest_csum"),
+        "{listed}"
+    );
+    // It drops what has a wrong checksum, and never sees a frame that is too long for it.
+    b.run("iperf3 -s -D --forceflush >/dev/null 2>&1")?;
+    wait_for("the server", START, || b.run("netstat -ltn | grep 5201"))?;
+    a.run(&format!("iperf3 -c {at_b} -n 4M"))?;
+    let stats = commands.done(&serde_json::json!({"op": "stats"}))?;
+    assert_eq!(stats["ports"]["b"]["device"]["rx_refused"], 0, "{stats}");
+
+    let isolate = |commands: &mut Lines, on: bool| {
+        macs.iter().try_for_each(|(name, _)| {
+            let ask = serde_json::json!({"op": "set-port", "name": name, "isolated": on});
+            commands.done(&ask).map(drop)
+        })
+    };
+    isolate(&mut commands, true)?;
+    let (code, said) = a.try_run(PATIENCE, &format!("ping -c2 -W1 {at_b}"))?;
+    anyhow::ensure!(code != 0, "isolated, and yet: {said}");
+    a.run("ping -c2 -W2 10.95.0.1")?;
+    b.run("ping -c2 -W2 10.95.0.1")?;
+    isolate(&mut commands, false)?;
+    a.run(&format!("ping -c2 -W2 {at_b}"))?;
+    Ok(())
+}
+
 /// Longest time without an answer while `disturb` acts, by a ping every 20 ms from the host.
 fn longest_silence(
     lan: &Lan,

@@ -4,11 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
-use virtio_net_backend::device::{Features, Settings};
+use virtio_net_backend::device::Settings;
 use virtio_net_backend::port::Tap;
 use virtio_net_backend::process::control::Control;
 use virtio_net_backend::process::network::{Middle, Network, Uplink};
@@ -51,6 +51,9 @@ struct Arguments {
     /// Most queue pairs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     queues: u16,
+    /// Become this user (its number) once all is open. Ports' sockets must then come as open files, as netd gives them
+    #[arg(long, value_name = "UID", conflicts_with_all = ["socket", "connect"])]
+    user: Option<u32>,
     /// Leave the sandbox out, for debugging
     #[arg(long)]
     no_sandbox: bool,
@@ -94,7 +97,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.no_sandbox {
         sandbox::enter_directory(directory)
     } else {
-        sandbox::enter(directory)
+        sandbox::enter(directory, arguments.user)
     }
     .context("sandbox")?;
     tracing::info!("ready");
@@ -133,23 +136,15 @@ fn free_tap(name: &str) -> io::Result<(Tap, bool)> {
 
 /// A network: a switch with the tap as its first port.
 fn switched(tap: Option<Tap>) -> anyhow::Result<Network> {
-    let seed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| u64::from(time.subsec_nanos()));
-    let mut switch = Switch::new(
-        ADDRESSES,
-        seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(std::process::id()),
-    );
+    // Guests must not know it, or they could choose addresses that all hash alike.
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .context("random numbers")?;
+    let mut switch = Switch::new(ADDRESSES, u64::from_ne_bytes(seed));
     let uplink = match tap {
         Some(tap) => {
             let index = switch.attach(Time::default(), switch::Port::uplink());
-            Some(Uplink {
-                tap,
-                index,
-                readable: true,
-                sent: 0,
-                received: 0,
-            })
+            Some(Uplink::new(tap, index))
         }
         None => None,
     };
@@ -171,15 +166,9 @@ fn wired(arguments: &Arguments, tap: Option<Tap>) -> anyhow::Result<Worker> {
         mtu: arguments.mtu,
         queue_pairs: arguments.queues,
         own_control_queue: false,
-        withheld: Features::default(),
+        withheld: tap.withheld(),
     };
-    let uplink = Uplink {
-        tap,
-        index: None,
-        readable: true,
-        sent: 0,
-        received: 0,
-    };
+    let uplink = Uplink::new(tap, None);
     let mut worker = Worker::new(Network::new(Middle::Wire, Some(uplink)), None)?;
     worker.add(0, Port::new("port".to_owned(), settings, door))?;
     Ok(worker)

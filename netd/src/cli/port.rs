@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -6,7 +7,7 @@ use clap::Subcommand;
 
 use super::output::{Out, line, note, pairs, segment, table, yes};
 use super::{Client, Failure, Format};
-use crate::wire::{DhcpShare, Outcome, PortRequest, PortView};
+use crate::wire::{DeviceView, DhcpShare, Outcome, PortRequest, PortView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -176,9 +177,18 @@ impl Attach {
     }
 }
 
+/// What QEMU's line cannot know.
+const MEMORY: &str =
+    "the guest's memory is 1 GiB in this line: give QEMU -m 1G, or change size= to what -m says";
+
 fn show(port: &PortView, out: &Out) -> Result<(), Failure> {
     match out.format {
-        Format::Qemu => line(&port.qemu),
+        Format::Qemu => {
+            if port.socket.is_some() {
+                note(MEMORY);
+            }
+            line(&port.qemu)
+        }
         Format::CloudHypervisor => line(&port.cloud_hypervisor),
         Format::Crosvm => line(&port.crosvm),
         Format::Table | Format::Json | Format::Toml => out.show(port, || describe(port)),
@@ -209,10 +219,57 @@ fn describe(port: &PortView) -> String {
         ),
         ("DHCP", port.dhcp.as_ref().map_or_else(String::new, dhcp)),
         ("Socket", port.socket.clone().unwrap_or_default()),
+        (
+            "Device",
+            port.device.as_ref().map_or_else(String::new, device),
+        ),
+        (
+            "Counted",
+            port.device
+                .as_ref()
+                .map_or_else(String::new, |d| counted(&d.counters)),
+        ),
+        (
+            "Dropped",
+            port.device
+                .as_ref()
+                .map_or_else(String::new, |d| counted(&d.drops)),
+        ),
         ("QEMU", port.qemu.clone()),
+        (
+            "Memory",
+            port.socket
+                .as_ref()
+                .map_or_else(String::new, |_| MEMORY.to_owned()),
+        ),
         ("cloud-hypervisor", port.cloud_hypervisor.clone()),
         ("crosvm", port.crosvm.clone()),
     ])
+}
+
+fn device(device: &DeviceView) -> String {
+    let state = match (device.connected, device.running) {
+        (false, _) => "no VMM is connected",
+        (true, false) => "a VMM is connected, its guest takes no frames",
+        (true, true) => "running",
+    };
+    let link = (!device.link).then(|| "its cable is pulled".to_owned());
+    let stopped = device.stopped.iter();
+    let stopped = stopped.map(|(queue, why)| format!("queue {queue} stopped: {why}"));
+    let all: Vec<_> = [state.to_owned()]
+        .into_iter()
+        .chain(link)
+        .chain(stopped)
+        .collect();
+    all.join("; ")
+}
+
+fn counted(counters: &BTreeMap<String, u64>) -> String {
+    let all: Vec<_> = counters
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    all.join(", ")
 }
 
 fn dhcp(share: &DhcpShare) -> String {

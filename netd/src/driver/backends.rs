@@ -31,6 +31,8 @@ use vnet_core::types::{Mtu, Rate};
 
 use super::Driver;
 use super::keeper::{Keeper, Kept, KeptPort, MOST_FDS};
+use crate::privilege;
+use crate::wire::DeviceView;
 
 /// A process answers, or comes up, within this time.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -43,7 +45,17 @@ pub(super) struct Backends {
     deaths: (mpsc::Sender<Death>, mpsc::Receiver<Death>),
     /// Homes whose process could not be had, and how long we wait before the next try.
     pauses: BTreeMap<Home, Duration>,
+    /// The terms that each process was told of each port last: only what changed is told again, because frames wait
+    /// meanwhile.
+    told: BTreeMap<Home, BTreeMap<String, Value>>,
+    /// Whom a process becomes once its files are open.
+    user: Option<u32>,
 }
+
+/// Whom a process becomes where no user is made for it.
+const NOBODY: &str = "nobody";
+/// The user that an administrator may make for the processes.
+const OWN_USER: &str = "netd-backend";
 
 /// A process ended, or could not be had.
 pub(super) struct Death {
@@ -77,6 +89,8 @@ impl Backends {
             watched: BTreeSet::new(),
             deaths: mpsc::channel(64),
             pauses: BTreeMap::new(),
+            told: BTreeMap::new(),
+            user: privilege::user(OWN_USER).or_else(|| privilege::user(NOBODY)),
         }
     }
 
@@ -84,6 +98,32 @@ impl Backends {
     pub(super) fn socket(&self, port: &Port) -> PathBuf {
         self.folder(&port.key.home)
             .join(format!("{}.sock", port.key.name))
+    }
+
+    /// What a vhost-user port's process says of it; nothing where there is no answer, or another kind of port.
+    pub(super) fn device(&self, port: &Port) -> Option<DeviceView> {
+        if !matches!(port.kind, PortKind::VhostUser { .. }) {
+            return None;
+        }
+        let mut line = Line::open(&self.folder(&port.key.home)).ok()?;
+        let name = port.key.name.to_string();
+        let listed = line.ask(&json!({ "op": "list" }), &[]).ok()?;
+        let stats = line.ask(&json!({ "op": "stats" }), &[]).ok()?;
+        let mut ports = listed["ports"].as_array().into_iter().flatten();
+        let told = ports.find(|port| port["name"] == *name)?;
+        let (device, switch) = (
+            &stats["ports"][&name]["device"],
+            &stats["ports"][&name]["switch"],
+        );
+        let is = |what: &str| told[what].as_bool().unwrap_or_default();
+        Some(DeviceView {
+            connected: is("connected"),
+            running: is("running"),
+            link: is("link"),
+            stopped: serde_json::from_value(told["stopped"].clone()).unwrap_or_default(),
+            counters: numbers(device),
+            drops: numbers(&switch["drops"]),
+        })
     }
 
     fn folder(&self, home: &Home) -> PathBuf {
@@ -125,41 +165,55 @@ impl Backends {
     ) -> Result<bool, String> {
         let wanted = wanted(world, home);
         let folder = self.folder(home);
+        // What is said from here on may be heard or not, until all of it was answered.
+        let mut told = self.told.remove(home).unwrap_or_default();
         if wanted.is_empty() {
             let alive = Line::open(&folder);
             return alive.map_or(Ok(false), |line| {
                 line.end(&folder).map(|()| false).map_err(|e| e.to_string())
             });
         }
-        let (mut line, served, started) = self.reach(home, &folder)?;
-        line.mend(home).map_err(|e| silent(home, &e))?;
+        let (mut line, listed) = self.reach(home, &folder)?;
+        let started = listed.is_none();
+        let listed = listed.unwrap_or_default();
+        if started {
+            told.clear();
+        }
+        line.mend(home, &listed).map_err(|e| silent(home, &e))?;
+        let served = names(&listed);
         for name in served.iter().filter(|name| !wanted.contains_key(*name)) {
             line.ask(&json!({ "op": "remove-port", "name": name }), &[])
                 .map_err(|e| e.to_string())?;
             let _ = std::fs::remove_file(folder.join(format!("{name}.sock")));
+            told.remove(name);
         }
         for (name, port) in &wanted {
-            let done = if served.contains(name) {
-                set(&mut line, port)
+            let terms = terms(port);
+            let done = if !served.contains(name) {
+                self.add(&mut line, port, &terms, left.remove(name))
+            } else if told.get(name) != Some(&terms) {
+                set(&mut line, port, &terms)
             } else {
-                self.add(&mut line, port, left.remove(name))
+                Ok(())
             };
             done.map_err(|e| format!("port {}: {e}", port.port.key))?;
+            told.insert(name.clone(), terms);
         }
         self.watch(home, &mut line).map_err(|e| e.to_string())?;
+        self.told.insert(home.clone(), told);
         Ok(started)
     }
 
-    /// The process, with the ports it has, and whether it was started for that. One that ends while we speak to it is
-    /// waited for.
-    fn reach(&self, home: &Home, folder: &Path) -> Result<(Line, BTreeSet<String>, bool), String> {
+    /// The process, with what it has; nothing when it was started for that. One that ends while we speak to it is waited
+    /// for.
+    fn reach(&self, home: &Home, folder: &Path) -> Result<(Line, Option<Value>), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let Ok(mut line) = Line::open(folder) else {
-                return Ok((self.start(home, folder)?, BTreeSet::new(), true));
+                return Ok((self.start(home, folder)?, None));
             };
-            match line.ports() {
-                Ok(ports) => return Ok((line, ports, false)),
+            match line.ask(&json!({ "op": "list" }), &[]) {
+                Ok(listed) => return Ok((line, Some(listed))),
                 Err(e) if Instant::now() > deadline => return Err(silent(home, &e)),
                 Err(_) => std::thread::sleep(STEP),
             }
@@ -176,6 +230,9 @@ impl Backends {
             .arg(&control)
             .arg("--tap")
             .arg(home.uplink().as_str());
+        if let Some(user) = self.user {
+            command.arg("--user").arg(user.to_string());
+        }
         // A group of its own: a Ctrl-C for netd is none for the guests.
         command
             .process_group(0)
@@ -211,19 +268,27 @@ impl Backends {
     }
 
     /// The port in its process, which gets its socket open: what a predecessor had, or a new one.
-    fn add(&self, line: &mut Line, wanted: &Wanted<'_>, left: Option<KeptPort>) -> io::Result<()> {
+    fn add(
+        &self,
+        line: &mut Line,
+        wanted: &Wanted<'_>,
+        terms: &Value,
+        left: Option<KeptPort>,
+    ) -> io::Result<()> {
         let port = wanted.port;
-        let mut ask = json!({
-            "op": "add-port", "name": port.key.name, "mac": port.mac, "queues": port.queues, "mtu": wanted.mtu,
-            "isolated": port.isolated, "guard": wanted.hold,
-            "send": limit(port.qos.outward), "receive": limit(port.qos.inward),
-        });
+        let mut ask = terms.clone();
+        ask["op"] = json!("add-port");
+        ask["name"] = json!(port.key.name);
+        ask["mac"] = json!(port.mac);
+        ask["queues"] = json!(port.queues);
+        ask["mtu"] = json!(wanted.mtu);
         let left = left.filter(|_| self.socket(port).exists());
         let Some(left) = left else {
             let listener = self.listen(port)?;
             return line.ask(&ask, &[listener.as_fd()]).map(drop);
         };
         ask["session"] = left.session;
+        ask["link"] = json!(left.link);
         let fds: Vec<_> = left.fds.iter().map(AsFd::as_fd).collect();
         line.ask(&ask, &fds).map(drop)
     }
@@ -281,14 +346,35 @@ fn silent(home: &Home, why: &io::Error) -> String {
     format!("the backend of {home} does not answer: {why}")
 }
 
-/// What a process serves already it keeps, on today's terms.
-fn set(line: &mut Line, wanted: &Wanted<'_>) -> io::Result<()> {
+/// How a process is to treat a port.
+fn terms(wanted: &Wanted<'_>) -> Value {
     let port = wanted.port;
-    let ask = json!({
-        "op": "set-port", "name": port.key.name, "isolated": port.isolated, "guard": wanted.hold,
+    json!({
+        "isolated": port.isolated, "guard": wanted.hold,
         "send": limit(port.qos.outward), "receive": limit(port.qos.inward),
-    });
+    })
+}
+
+/// What a process serves already it keeps, on today's terms.
+fn set(line: &mut Line, wanted: &Wanted<'_>, terms: &Value) -> io::Result<()> {
+    let mut ask = terms.clone();
+    ask["op"] = json!("set-port");
+    ask["name"] = json!(wanted.port.key.name);
     line.ask(&ask, &[]).map(drop)
+}
+
+/// The numbers of an object that are not zero.
+fn numbers(object: &Value) -> BTreeMap<String, u64> {
+    let fields = object.as_object().into_iter().flatten();
+    let numbers = fields.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)));
+    numbers.filter(|(_, number)| *number > 0).collect()
+}
+
+/// The ports that a process has.
+fn names(listed: &Value) -> BTreeSet<String> {
+    let ports = listed["ports"].as_array().into_iter().flatten();
+    let names = ports.filter_map(|port| port["name"].as_str());
+    names.map(str::to_owned).collect()
 }
 
 /// A rate in the words of the process.
@@ -422,9 +508,8 @@ impl Line {
     }
 
     /// Hands it a new end of the uplink, if the interface behind the one it has was deleted.
-    fn mend(&mut self, home: &Home) -> io::Result<()> {
-        let answer = self.ask(&json!({ "op": "list" }), &[])?;
-        if answer["uplink-attached"] != json!(false) {
+    fn mend(&mut self, home: &Home, listed: &Value) -> io::Result<()> {
+        if listed["uplink-attached"] != json!(false) {
             return Ok(());
         }
         let tap = tap::open(&home.uplink(), false, NonZeroU16::MIN).map_err(io::Error::other)?;
@@ -432,18 +517,13 @@ impl Line {
         self.ask(&json!({ "op": "set-uplink" }), &tap).map(drop)
     }
 
-    fn ports(&mut self) -> io::Result<BTreeSet<String>> {
-        let answer = self.ask(&json!({ "op": "list" }), &[])?;
-        let ports = answer["ports"].as_array().into_iter().flatten();
-        Ok(ports
-            .filter_map(|p| p["name"].as_str().map(str::to_owned))
-            .collect())
-    }
-
-    /// Ends the process, which nobody needs any more, and takes its sockets away.
-    fn end(self, folder: &Path) -> io::Result<()> {
+    /// Ends the process, which nobody needs any more, and takes its sockets away. It is asked to, because a signal to
+    /// another user's process needs a right that netd need not have; one of an older release knows only the signal.
+    fn end(mut self, folder: &Path) -> io::Result<()> {
         let peer = rustix::net::sockopt::socket_peercred(&self.stream)?;
-        rustix::process::kill_process(peer.pid, rustix::process::Signal::TERM)?;
+        if self.ask(&json!({ "op": "stop" }), &[]).is_err() {
+            rustix::process::kill_process(peer.pid, rustix::process::Signal::TERM)?;
+        }
         match std::fs::remove_dir_all(folder) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             Ok(()) | Err(_) => Ok(()),

@@ -32,6 +32,8 @@ pub(super) struct Kept(BTreeMap<String, KeptPort>);
 pub(super) struct KeptPort {
     /// As the process told it; null when there is none that could go on.
     pub(super) session: Value,
+    /// Whether its cable is in.
+    pub(super) link: bool,
     /// The listening socket, then those of the session.
     pub(super) fds: Vec<OwnedFd>,
 }
@@ -49,8 +51,15 @@ struct Told {
     gone: bool,
     #[serde(default)]
     listener: bool,
+    #[serde(default = "up")]
+    link: bool,
     #[serde(default)]
     session: Value,
+}
+
+/// A process of an older release does not say.
+const fn up() -> bool {
+    true
 }
 
 impl Kept {
@@ -78,8 +87,8 @@ impl Kept {
             self.0.remove(&told.name);
             return;
         }
-        let session = told.session;
-        self.0.insert(told.name, KeptPort { session, fds });
+        let (session, link) = (told.session, told.link);
+        self.0.insert(told.name, KeptPort { session, link, fds });
     }
 }
 

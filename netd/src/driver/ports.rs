@@ -39,6 +39,9 @@ impl Driver {
             wish.interface.iter().cloned().collect::<BTreeSet<_>>(),
         ))
         .await;
+        if matches!(wish.kind, PortKind::VhostUser { .. }) {
+            files_suffice(&self.world, wish.queues)?;
+        }
         let port = self.settle_port(wish).await?;
         let mut next = self.world.clone();
         next.ports.insert(port.key.clone(), port.clone());
@@ -250,7 +253,10 @@ impl Driver {
     pub(super) async fn look_at_port(&self, key: &PortKey) -> Result<PortView, Refusal> {
         let port = self.known_port(key)?;
         let stats = self.tools.leases.stats().await;
-        Ok(self.port_view_with(&stats, port))
+        Ok(PortView {
+            device: self.backends.device(port),
+            ..self.port_view_with(&stats, port)
+        })
     }
 
     pub(super) async fn show_ports(&self, of: Option<&str>) -> Vec<PortView> {
@@ -419,6 +425,33 @@ impl Wish {
             .into_iter()
             .find(|(_, differs)| *differs)
             .map(|(what, _)| what)
+    }
+}
+
+/// Files that netd has for everything but ports.
+const FILES_OF_OURS: u64 = 256;
+/// Files that it keeps for a port with its VMM, and for each queue: listener, connection, memory, channel and the like; kick,
+/// call and error.
+const FILES_OF_PORT: u64 = 8;
+const FILES_OF_QUEUE: u64 = 3;
+
+/// Whether one more vhost-user port finds the files that are kept for it: without them its guest would not survive a death
+/// of the process that serves it, or netd could open nothing any more.
+fn files_suffice(world: &World, queues: u16) -> Result<(), Refusal> {
+    let of = |queues: u16| FILES_OF_PORT + 2 * FILES_OF_QUEUE * u64::from(queues);
+    let vhost = world
+        .ports
+        .values()
+        .filter(|p| matches!(p.kind, PortKind::VhostUser { .. }));
+    let count = vhost.clone().count();
+    let needed = FILES_OF_OURS + vhost.map(|p| of(p.queues)).sum::<u64>() + of(queues);
+    match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        Some(limit) if limit < needed => Err(Refusal::Failed(format!(
+            "netd may open {limit} files, and {} vhost-user ports need up to {needed}: raise the limit where netd is \
+             started (LimitNOFILE= in its unit, or ulimit -n) and start it again",
+            count + 1
+        ))),
+        Some(_) | None => Ok(()),
     }
 }
 

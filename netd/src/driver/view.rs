@@ -140,6 +140,7 @@ impl Driver {
                 .network()
                 .is_none_or(|n| self.world.active.contains(n)),
             dhcp: None,
+            device: None,
             qemu: qemu(port, socket.as_deref()),
             cloud_hypervisor: cloud_hypervisor(port, socket.as_deref()),
             crosvm: crosvm(port, socket.as_deref()),
@@ -163,6 +164,8 @@ pub(super) fn share_of(stats: &[Stats], port: &Port) -> Option<DhcpShare> {
     })
 }
 
+/// The memory of a vhost-user guest must be shared, and its size is what `-m` says, which is not ours to know. The lines of two ports go together: each
+/// has a memory of its own name, of which the machine takes the last.
 fn qemu(port: &Port, socket: Option<&str>) -> String {
     let (name, mac, interface) = (&port.key.name, port.mac, &port.interface);
     let queues = if port.queues > 1 {
@@ -187,7 +190,7 @@ fn qemu(port: &Port, socket: Option<&str>) -> String {
         }
         (PortKind::TapFd { .. }, _) => format!("-netdev tap,id={name},fd={{fd}} {device}"),
         (PortKind::VhostUser { .. }, Some(socket)) => format!(
-            "-chardev socket,id=c-{name},path={socket},reconnect=1 -netdev vhost-user,id={name},chardev=c-{name}{queues} {device} -object memory-backend-memfd,id=mem0,size=1G,share=on -numa node,memdev=mem0"
+            "-chardev socket,id=c-{name},path={socket},reconnect=1 -netdev vhost-user,id={name},chardev=c-{name}{queues} {device} -object memory-backend-memfd,id=m-{name},size=1G,share=on -machine memory-backend=m-{name}"
         ),
         (PortKind::VhostUser { .. } | PortKind::External, _) => String::new(),
     }

@@ -39,7 +39,7 @@ pub use header::{Gso, NetHeader};
 pub use memory::Memory;
 pub use ring::Fault;
 pub use rx::{Received, Rx};
-pub use tx::{Sent, Tx, TxTurn};
+pub use tx::{Credit, Sent, Tx, TxTurn, cost};
 pub use virtio_queue::QueueState;
 
 use dirty::DirtyLog;
@@ -318,12 +318,12 @@ impl Device {
         }
     }
 
-    /// Back to the state before any driver; memory stays.
+    /// Back to the state before any driver; memory stays, and so does the link.
     pub fn reset(&mut self) {
         self.stop_all();
         self.accepted = Features::default();
         self.log = None;
-        self.config.status = config_space::STATUS_LINK_UP;
+        self.config.status &= config_space::STATUS_LINK_UP;
         self.ctrl = ctrl::Control::new(self.config.mac);
     }
 
@@ -397,28 +397,27 @@ impl Device {
         &self.ctrl
     }
 
-    /// The receive pair for a frame: the one whose transmit queue last carried its flow, else one by hash among
-    /// those in use.
+    /// The receive pair for a frame: the one whose transmit queue last carried its flow, else one by hash among those
+    /// in use. Of `usable`, a bit a pair, the transport says which it lets carry frames: a queue that runs may be
+    /// disabled (vhost-user, «Ring states»). `None` when there is none.
     #[must_use]
-    pub fn receive_pair(&self, head: &[u8]) -> u16 {
-        let running =
-            u16::try_from(self.rx.iter().take_while(|rx| rx.is_some()).count()).unwrap_or(1);
-        let pairs = if self.ctrl.is_running() {
-            self.ctrl.pairs().min(running)
-        } else {
-            running
-        };
-        if pairs <= 1 {
-            0
-        } else {
-            self.steer.pair(head, pairs)
+    pub fn receive_pair(&self, head: &[u8], usable: u32) -> Option<u16> {
+        let running = self.rx.iter().zip(0u32..).filter(|(rx, _)| rx.is_some());
+        let mut pairs = usable & running.fold(0, |set, (_, pair)| set | 1 << pair);
+        if self.ctrl.is_running() {
+            pairs &= (1 << self.ctrl.pairs()) - 1;
+        }
+        match pairs.count_ones() {
+            0 => None,
+            1 => u16::try_from(pairs.trailing_zeros()).ok(),
+            _ => Some(self.steer.pair(head, pairs)),
         }
     }
 
-    /// Remembers that the driver sends the flow of this frame by `pair`.
-    pub fn sent_by(&mut self, head: &[u8], pair: u16) {
+    /// Remembers that the driver sends these flows by `pair`.
+    pub fn sent_by(&mut self, flows: &steer::Flows, pair: u16) {
         if self.rx.get(1).is_some_and(Option::is_some) {
-            self.steer.learn(head, pair);
+            self.steer.learn(flows, pair);
         }
     }
 

@@ -86,6 +86,8 @@ pub struct Chain {
     pub head: u16,
     /// Bytes in all pieces.
     pub bytes: usize,
+    /// Descriptors that were read for it, also those that carry nothing.
+    pub descriptors: usize,
     from: usize,
     to: usize,
 }
@@ -395,13 +397,15 @@ impl Ring {
     /// Walks more chains until there are more than `ahead`, or a batch of them when the driver has so many.
     fn walk_ahead(&mut self, ahead: usize) -> Result<(), Fault> {
         let wanted = (self.first + ahead + 1).max(AHEAD);
+        let mut walked = 0;
         while self.chains.len() < wanted
-            && (self.pieces.len() < PIECES || self.chains.len() <= self.first + ahead)
+            && (self.pieces.len().max(walked) < PIECES || self.chains.len() <= self.first + ahead)
         {
             let Some(head) = self.next_head()? else {
                 break;
             };
             let chain = self.walk(head)?;
+            walked += chain.descriptors;
             if let Some(piece) = self.pieces.get(chain.from) {
                 piece.prefetch();
             }
@@ -432,23 +436,22 @@ impl Ring {
     fn walk(&mut self, head: u16) -> Result<Chain, Fault> {
         let from = self.pieces.len();
         let walked = self.walk_table(head);
-        if let Err(fault) = walked {
-            self.pieces.truncate(from);
-            return Err(fault);
-        }
+        let descriptors = walked.inspect_err(|_| self.pieces.truncate(from))?;
         let to = self.pieces.len();
         let bytes = self.pieces.iter().skip(from).map(Slice::len).sum();
         Ok(Chain {
             head,
             bytes,
+            descriptors,
             from,
             to,
         })
     }
 
-    fn walk_table(&mut self, head: u16) -> Result<(), Fault> {
+    /// How many descriptors there were.
+    fn walk_table(&mut self, head: u16) -> Result<usize, Fault> {
         let mut number = head;
-        for _ in 0..self.size {
+        for count in 1..=usize::from(self.size) {
             if number >= self.size {
                 return Err(Fault::DescriptorNumber);
             }
@@ -459,19 +462,19 @@ impl Ring {
                 if flags & NEXT != 0 {
                     return Err(Fault::IndirectTable);
                 }
-                return self
-                    .walk_indirect(u64::from_le(descriptor.addr), u32::from_le(descriptor.len));
+                let (addr, len) = (u64::from_le(descriptor.addr), u32::from_le(descriptor.len));
+                return self.walk_indirect(addr, len).map(|more| count + more);
             }
             self.add(&descriptor)?;
             if flags & NEXT == 0 {
-                return Ok(());
+                return Ok(count);
             }
             number = u16::from_le(descriptor.next);
         }
         Err(Fault::ChainTooLong)
     }
 
-    fn walk_indirect(&mut self, addr: u64, len: u32) -> Result<(), Fault> {
+    fn walk_indirect(&mut self, addr: u64, len: u32) -> Result<usize, Fault> {
         let len = usize::try_from(len).map_err(|_| Fault::IndirectTable)?;
         let count = len / 16;
         if len == 0 || !len.is_multiple_of(16) || count > usize::from(MAX_SIZE) {
@@ -480,7 +483,7 @@ impl Ring {
         let table = self.memory.whole(addr, len).ok_or(Fault::IndirectTable)?;
         let (base, _) = table.as_raw();
         let mut number = 0;
-        for _ in 0..count {
+        for walked in 1..=count {
             // SAFETY: number < count, so the 16 bytes are inside the table; the driver may place it unaligned.
             let descriptor = unsafe { base.cast::<[u64; 2]>().add(number).read_unaligned() };
             let descriptor = RawDescriptor::from_words(descriptor);
@@ -490,7 +493,7 @@ impl Ring {
             }
             self.add(&descriptor)?;
             if flags & NEXT == 0 {
-                return Ok(());
+                return Ok(walked);
             }
             number = usize::from(u16::from_le(descriptor.next));
             if number >= count {

@@ -20,21 +20,41 @@ impl Default for Steer {
 }
 
 impl Steer {
-    /// The pair for a frame toward the driver.
+    /// The pair for a frame toward the driver, one of those in the set `pairs`, a bit each.
     #[must_use]
-    pub fn pair(&self, head: &[u8], pairs: u16) -> u16 {
+    pub fn pair(&self, head: &[u8], pairs: u32) -> u16 {
         let hash = flow_hash(head);
-        let known = u16::from(self.slots[slot(hash)]);
-        if known < pairs {
-            known
-        } else {
-            u16::try_from(hash % u32::from(pairs)).unwrap_or(0)
+        let known = self.slots[slot(hash)];
+        if u32::from(known) < u32::BITS && pairs >> known & 1 == 1 {
+            return u16::from(known);
         }
+        let mut left = pairs;
+        for _ in 0..hash % pairs.count_ones().max(1) {
+            left &= left.wrapping_sub(1);
+        }
+        u16::try_from(left.trailing_zeros()).map_or(0, |pair| pair % 32)
     }
 
-    /// The driver sent a frame of this flow by `pair`.
-    pub fn learn(&mut self, head: &[u8], pair: u16) {
-        self.slots[slot(flow_hash(head))] = u8::try_from(pair).unwrap_or(NONE);
+    /// The driver sent frames of these flows by `pair`.
+    pub fn learn(&mut self, flows: &Flows, pair: u16) {
+        let pair = u8::try_from(pair).unwrap_or(NONE);
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if flows.0[at / 64] >> (at % 64) & 1 == 1 {
+                *slot = pair;
+            }
+        }
+    }
+}
+
+/// The flows of a turn over one transmit queue.
+#[derive(Debug, Default)]
+pub struct Flows([u64; SLOTS / 64]);
+
+impl Flows {
+    /// A frame of its flow was sent.
+    pub fn note(&mut self, head: &[u8]) {
+        let at = slot(flow_hash(head));
+        self.0[at / 64] |= 1 << (at % 64);
     }
 }
 
@@ -82,6 +102,12 @@ fn flow_hash(head: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
+    fn flows(sent: &[Vec<u8>]) -> Flows {
+        let mut flows = Flows::default();
+        sent.iter().for_each(|head| flows.note(head));
+        flows
+    }
+
     fn udp(from: (u8, u16), to: (u8, u16)) -> Vec<u8> {
         let mut frame = vec![0; 42];
         frame[12..14].copy_from_slice(&[8, 0]);
@@ -98,16 +124,30 @@ mod tests {
     fn the_answer_comes_by_the_pair_that_asked() {
         let mut steer = Steer::default();
         for port in 1000..1100 {
-            steer.learn(&udp((1, port), (2, 53)), port % 4);
-            assert_eq!(steer.pair(&udp((2, 53), (1, port)), 4), port % 4);
+            steer.learn(&flows(&[udp((1, port), (2, 53))]), port % 4);
+            assert_eq!(steer.pair(&udp((2, 53), (1, port)), 0b1111), port % 4);
+        }
+    }
+
+    #[test]
+    fn every_flow_of_a_turn_is_learnt() {
+        let mut steer = Steer::default();
+        let sent: Vec<_> = (1000..1020).map(|port| udp((1, port), (2, 53))).collect();
+        steer.learn(&flows(&sent), 3);
+        for port in 1000..1020 {
+            assert_eq!(steer.pair(&udp((2, 53), (1, port)), 0b1111), 3);
         }
     }
 
     #[test]
     fn a_pair_that_is_not_in_use_is_never_chosen() {
         let mut steer = Steer::default();
-        steer.learn(&udp((1, 7), (2, 7)), 3);
-        assert!(steer.pair(&udp((2, 7), (1, 7)), 2) < 2);
+        steer.learn(&flows(&[udp((1, 7), (2, 7))]), 3);
+        assert!(steer.pair(&udp((2, 7), (1, 7)), 0b11) < 2);
         assert_eq!(steer.pair(&[], 1), 0);
+        let chosen: std::collections::BTreeSet<u16> = (0..200)
+            .map(|port| steer.pair(&udp((3, port), (4, 9)), 0b1010_0000))
+            .collect();
+        assert_eq!(chosen.into_iter().collect::<Vec<_>>(), [5, 7]);
     }
 }

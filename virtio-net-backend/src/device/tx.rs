@@ -3,6 +3,8 @@
 //! Each frame is read in place: header and head are copied out and checked, the tail stays in guest memory until
 //! the one copy to where it goes.
 
+use std::cell::Cell;
+
 use super::features::Features;
 use super::frame::{Frame, HEAD, MAX_FRAME};
 use super::header::{HEADER_LEN, NetHeader};
@@ -26,6 +28,49 @@ pub struct TxTurn {
     pub malformed: usize,
     /// The sink was full.
     pub busy: bool,
+}
+
+/// What may still be done in a turn, in small frames. It may end in debt: what is begun is done.
+#[derive(Debug)]
+pub struct Credit(Cell<i64>);
+
+impl Credit {
+    /// So much.
+    #[must_use]
+    pub fn new(units: usize) -> Self {
+        Self::from_left(i64::try_from(units).unwrap_or(i64::MAX))
+    }
+
+    /// As much as was [`Credit::left`].
+    #[must_use]
+    pub fn from_left(left: i64) -> Self {
+        Self(Cell::new(left))
+    }
+
+    /// How much there is, less than nothing after a frame that cost more.
+    #[must_use]
+    pub fn left(&self) -> i64 {
+        self.0.get()
+    }
+
+    /// Takes some.
+    pub fn spend(&self, units: usize) {
+        let units = i64::try_from(units).unwrap_or(i64::MAX);
+        self.0.set(self.0.get().saturating_sub(units));
+    }
+}
+
+/// What it costs to move one frame of `bytes` that lies in so many descriptors, in small frames: a cold copy of 2 KiB, or
+/// a walk over sixteen descriptors, takes about as long as one.
+#[must_use]
+pub const fn cost(bytes: usize, descriptors: usize) -> usize {
+    // What is longer than any frame is not copied.
+    let copied = if bytes > HEADER_LEN + MAX_FRAME {
+        0
+    } else {
+        bytes
+    };
+    1 + copied / 2048 + descriptors / 16
 }
 
 /// A transmit queue.
@@ -58,20 +103,35 @@ impl Tx {
         self.ring
     }
 
-    /// Hands up to `budget` frames to `sink`. Completed chains are seen by the driver after [`Ring::publish`].
+    /// Hands frames that [`cost`] up to `budget` to `sink`: so many small ones, fewer that are large. Completed chains are
+    /// seen by the driver after [`Ring::publish`].
     ///
     /// # Errors
     /// When the driver broke the ring.
     pub fn turn(
         &mut self,
         budget: usize,
+        sink: impl FnMut(&Frame<'_>) -> Sent,
+    ) -> Result<TxTurn, Fault> {
+        self.turn_within(&Credit::new(budget), sink)
+    }
+
+    /// Hands frames to `sink` as long as there is credit, of which each takes its [`cost`]. The sink may take some too,
+    /// for what it has to do beyond one copy.
+    ///
+    /// # Errors
+    /// When the driver broke the ring.
+    pub fn turn_within(
+        &mut self,
+        credit: &Credit,
         mut sink: impl FnMut(&Frame<'_>) -> Sent,
     ) -> Result<TxTurn, Fault> {
         let mut turn = TxTurn::default();
-        while turn.frames + turn.malformed < budget {
+        while credit.left() > 0 {
             let Some(chain) = self.ring.peek(0)? else {
                 break;
             };
+            let cost = cost(chain.bytes, chain.descriptors);
             match self.read(chain) {
                 None => turn.malformed += 1,
                 Some(frame) => match sink(&frame) {
@@ -84,6 +144,7 @@ impl Tx {
                     }
                 },
             }
+            credit.spend(cost);
             self.ring.complete(chain, 0);
         }
         Ok(turn)

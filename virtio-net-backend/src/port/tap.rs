@@ -14,11 +14,16 @@ use crate::device::{Features, Frame, Sent};
 /// Pieces of a frame that go to the kernel in one call; a frame in more pieces is copied together first.
 const MAX_PIECES: usize = 64;
 
+/// Large UDP packets, which Linux has since 6.2.
+const USO: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
 /// A queue of a tap.
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
     name: String,
+    /// The kernel knows large UDP packets.
+    uso: bool,
     refused: u64,
     scratch: Vec<u8>,
 }
@@ -47,9 +52,10 @@ impl Tap {
     /// # Errors
     /// When it is no such fd.
     pub fn from_fd(fd: OwnedFd, name: &str) -> io::Result<Self> {
-        let tap = Self {
+        let mut tap = Self {
             fd,
             name: name.to_owned(),
+            uso: false,
             refused: 0,
             scratch: Vec::new(),
         };
@@ -58,7 +64,29 @@ impl Tap {
         let header_len = libc::c_int::try_from(HEADER_LEN).map_err(io::Error::other)?;
         tap.set_int(libc::TUNSETVNETHDRSZ, header_len)?;
         tap.set_int(libc::TUNSETVNETLE, 1)?;
+        tap.uso = tap.probe_uso()?;
         Ok(tap)
+    }
+
+    /// Linux before 6.2 refuses the whole set when USO is in it.
+    fn probe_uso(&self) -> io::Result<bool> {
+        let with_uso = libc::TUN_F_CSUM | USO;
+        match self.set_value(libc::TUNSETOFFLOAD, libc::c_ulong::from(with_uso)) {
+            Ok(()) => self.set_value(libc::TUNSETOFFLOAD, 0).map(|()| true),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a driver must not be offered, because this kernel's taps neither give nor take it.
+    #[must_use]
+    pub fn withheld(&self) -> Features {
+        if self.uso {
+            return Features::default();
+        }
+        Features::HOST_USO
+            .with(Features::GUEST_USO4)
+            .with(Features::GUEST_USO6)
     }
 
     /// Its name.
@@ -93,10 +121,9 @@ impl Tap {
         add(Features::GUEST_TSO6, libc::TUN_F_TSO6);
         add(Features::GUEST_ECN, libc::TUN_F_TSO_ECN);
         // The kernel knows the two only together.
-        add(
-            Features::GUEST_USO4.with(Features::GUEST_USO6),
-            libc::TUN_F_USO4 | libc::TUN_F_USO6,
-        );
+        if self.uso {
+            add(Features::GUEST_USO4.with(Features::GUEST_USO6), USO);
+        }
         if features.has(Features::GUEST_CSUM) {
             self.set_value(libc::TUNSETOFFLOAD, libc::c_ulong::from(flags))
         } else {

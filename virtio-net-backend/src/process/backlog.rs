@@ -24,6 +24,18 @@ impl Backlog {
         self.frames.is_empty()
     }
 
+    /// How many frames wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// The frame that waits longest.
+    #[must_use]
+    pub fn first(&self) -> Option<Frame<'_>> {
+        Frame::new(self.frames.front()?)
+    }
+
     /// Keeps a copy of a frame; false when there is no room and it is dropped.
     pub fn push(&mut self, frame: &Frame<'_>) -> bool {
         let len = frame.linear().len()

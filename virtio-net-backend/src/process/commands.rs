@@ -13,7 +13,7 @@ use super::keeper::Keeper;
 use super::network::Middle;
 use super::port::{Door, Port};
 use super::worker::Worker;
-use crate::device::{Features, Settings};
+use crate::device::Settings;
 use crate::switch::{self, Guard, Limit, PortIndex, Rate};
 use crate::transport::vhost_user::Kept;
 use vnet_core::firewall::Hold;
@@ -50,21 +50,17 @@ impl Worker {
                 }
                 None => Answer::refused("a socket must come with it"),
             },
+            Command::Stop => {
+                self.stop();
+                Answer::done(json!(null))
+            }
             Command::List => self.list(),
             Command::Stats => self.stats(),
             Command::Addresses => self.addresses(),
-            Command::SetLink { name, up } => {
-                let number = self.number_of(&name);
-                match number.and_then(|number| self.network().port(number)) {
-                    Some(port) => {
-                        port.session
-                            .iter_mut()
-                            .for_each(|session| session.set_link(up));
-                        Answer::done(json!(null))
-                    }
-                    None => Answer::refused(format!("there is no port {name}")),
-                }
-            }
+            Command::SetLink { name, up } => match self.set_link(&name, up) {
+                Some(()) => Answer::done(json!(null)),
+                None => Answer::refused(format!("there is no port {name}")),
+            },
         }
     }
 
@@ -85,7 +81,7 @@ impl Worker {
             mtu: spec.mtu,
             queue_pairs: spec.queues,
             own_control_queue: false,
-            withheld: Features::default(),
+            withheld: self.network().withheld(),
         };
         let port = switch::Port {
             guard: spec.guard.as_ref().map(|hold| guard(hold, spec.mac)),
@@ -103,6 +99,7 @@ impl Worker {
         };
         let number = u16::try_from(index.index()).map_err(io::Error::other)?;
         let mut port = Port::new(spec.name.clone(), settings, door);
+        port.link_up = spec.link;
         if let Some(kept) = &spec.session
             && let Err(why) = port.resume(kept, kept_fds)
         {
@@ -135,10 +132,18 @@ impl Worker {
             return Err(io::Error::other("this process has no switch"));
         };
         if switch.configure(now, index, port) {
+            tracing::info!(port = spec.name, "on other terms");
             Ok(())
         } else {
             Err(missing())
         }
+    }
+
+    fn set_link(&mut self, name: &str, up: bool) -> Option<()> {
+        let number = self.number_of(name)?;
+        self.network().port(number)?.set_link(up);
+        self.keep(number);
+        Some(())
     }
 
     fn number_of(&mut self, name: &str) -> Option<u16> {
@@ -162,6 +167,8 @@ impl Worker {
                     "number": number,
                     "connected": port.session.is_some(),
                     "running": port.receives(),
+                    "link": port.link_up,
+                    "stopped": port.stopped(),
                     "mac": vnet_core::types::Mac(port.settings.mac).to_string(),
                     "features": features.map(|features| format!("{features:?}")),
                 })

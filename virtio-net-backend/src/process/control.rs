@@ -52,6 +52,8 @@ pub enum Command {
     /// Tells the sessions and their fds over the socket that comes as an fd, now and whenever one changes. Who keeps them
     /// can give them to the next process with `add-port`, should this one be killed.
     Keep,
+    /// Ends the process.
+    Stop,
     /// What was counted.
     Stats,
     /// What the switch has learnt.
@@ -81,6 +83,9 @@ pub struct AddPort {
     pub mac: Mac,
     /// MTU that the device says.
     pub mtu: Option<u16>,
+    /// Whether its cable is in.
+    #[serde(default = "up")]
+    pub link: bool,
     /// Queue pairs.
     #[serde(default = "one")]
     pub queues: u16,
@@ -114,6 +119,10 @@ pub struct SetPort {
     /// How much it may be sent.
     #[serde(default)]
     pub receive: LimitSpec,
+}
+
+const fn up() -> bool {
+    true
 }
 
 const fn one() -> u16 {

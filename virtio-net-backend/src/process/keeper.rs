@@ -4,8 +4,8 @@
 //! listening socket, if it has one, and with its session, if that is between two messages:
 //!
 //! ```text
-//! {"name":"web","listener":true,"session":{...}}     fds: the listener, then those of the session
-//! {"name":"web","listener":true,"session":null}      no session, or within a message: not to be given to a successor
+//! {"name":"web","listener":true,"link":true,"session":{...}}    fds: the listener, then those of the session
+//! {"name":"web","listener":true,"link":true,"session":null}     none, or within a message: not for a successor
 //! {"name":"web","gone":true}
 //! ```
 
@@ -49,7 +49,9 @@ impl Keeper {
             fds.extend(of_session);
             kept
         });
-        let told = json!({ "name": port.name, "listener": listener, "session": session });
+        let told = json!({
+            "name": port.name, "listener": listener, "link": port.link_up, "session": session,
+        });
         self.send(&told, &fds)
     }
 

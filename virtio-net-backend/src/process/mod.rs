@@ -16,6 +16,7 @@ pub mod control;
 pub mod faults;
 pub mod keeper;
 pub mod network;
+mod paths;
 pub mod poll;
 pub mod port;
 pub mod sandbox;

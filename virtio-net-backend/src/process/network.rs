@@ -1,22 +1,26 @@
 //! The data plane of one process: its ports, what is between them, and the uplink tap.
 //!
-//! [`Network::turn`] takes at most [`BUDGET`] frames from each transmit queue and from the tap, then goes on to the
+//! [`Network::turn`] does [`BUDGET`] worth of work for each port and somewhat more for the tap, then goes on to the
 //! next, so a driver that sends without end gets its share and no more, and what comes from the tap is never starved.
+//! Work is counted in small frames ([`cost`]): bytes, copies, segments and descriptors, not frames alone. Who did more
+//! than its share with one frame is passed over until that is paid, unless nobody else has anything to do.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::paths::{Paths, index_of, number_of};
 use super::port::Port;
 use crate::device::frame::MAX_FRAME;
 use crate::device::header::HEADER_LEN;
-use crate::device::{Features, Frame, Sent};
+use crate::device::steer::Flows;
+use crate::device::{Credit, Features, Frame, Sent, cost};
 use crate::port::{FramePort, Tap};
-use crate::switch::{Egress, MAX_PORTS, PortIndex, Switch, Time};
+use crate::switch::{MAX_PORTS, PortIndex, PortSet, Switch, Time};
 
-/// Frames of one queue in one turn.
+/// Work for one port in one turn, in small frames.
 pub const BUDGET: usize = 64;
-/// Frames from the tap in one turn: more than from a queue, because reading is the slower half of an exchange.
+/// Work for the tap in one turn: more than for a port, because reading is the slower half of an exchange.
 const UPLINK_BUDGET: usize = 96;
 
 /// What is between the ports.
@@ -39,6 +43,23 @@ pub struct Uplink {
     pub sent: u64,
     /// Frames read from it.
     pub received: u64,
+    /// What its turns may still do.
+    credit: i64,
+}
+
+impl Uplink {
+    /// A tap, under its number on the switch.
+    #[must_use]
+    pub fn new(tap: Tap, index: Option<PortIndex>) -> Self {
+        Self {
+            tap,
+            index,
+            readable: true,
+            sent: 0,
+            received: 0,
+            credit: 0,
+        }
+    }
 }
 
 /// The data plane.
@@ -46,6 +67,10 @@ pub struct Network {
     ports: Vec<Option<Box<Port>>>,
     middle: Middle,
     uplink: Option<Uplink>,
+    /// Ports that are looked at in each turn; the others sleep until a kick. A turn's cost must not grow with them.
+    awake: PortSet,
+    /// Ports of which some ring was seen to have no kick.
+    polled: PortSet,
     /// Ports that were written to since the last flush.
     touched: Vec<u16>,
     buffer: Box<[u8]>,
@@ -61,6 +86,8 @@ impl Network {
             ports: Vec::new(),
             middle,
             uplink,
+            awake: PortSet::default(),
+            polled: PortSet::default(),
             touched: Vec::new(),
             buffer: vec![0; HEADER_LEN + MAX_FRAME].into_boxed_slice(),
             first: 0,
@@ -91,7 +118,15 @@ impl Network {
 
     /// Takes a port out.
     pub fn remove(&mut self, number: u16) -> Option<Box<Port>> {
+        self.sleep(number);
         self.ports.get_mut(usize::from(number))?.take()
+    }
+
+    fn sleep(&mut self, number: u16) {
+        if let Some(index) = index_of(number) {
+            self.awake.remove(index);
+            self.polled.remove(index);
+        }
     }
 
     /// What is between the ports.
@@ -102,6 +137,15 @@ impl Network {
     /// The uplink.
     pub fn uplink(&mut self) -> Option<&mut Uplink> {
         self.uplink.as_mut()
+    }
+
+    /// What ports must not offer, because the tap cannot take or give it.
+    #[must_use]
+    pub fn withheld(&self) -> Features {
+        let uplink = self.uplink.as_ref();
+        uplink
+            .map(|uplink| uplink.tap.withheld())
+            .unwrap_or_default()
     }
 
     /// Lets the kernel hand over only frames that are of use: on a wire those that the driver takes, on a switch all
@@ -134,13 +178,42 @@ impl Network {
     /// Moves frames once around; how many.
     pub fn turn(&mut self, now: Time) -> usize {
         let mut moved = 0;
-        let count = self.ports.len();
-        for offset in 0..count {
-            moved += self.transmit((self.first + offset) % count, now);
+        let before = self.sent_up();
+        let (awake, first) = (self.awake, self.first);
+        let from_first = awake.iter().skip_while(|index| index.index() < first);
+        let before_it = awake.iter().take_while(|index| index.index() < first);
+        for index in from_first.chain(before_it) {
+            moved += self.transmit(index, now);
         }
-        self.first = self.first.wrapping_add(1) % count.max(1);
-        moved += self.receive_uplink(now, moved);
+        self.first = self.first.wrapping_add(1) % self.ports.len().max(1);
+        let sent_up = self.sent_up() - before;
+        moved += self.receive_uplink(now, sent_up);
+        if moved == 0 && self.forgive() {
+            return 1;
+        }
         moved
+    }
+
+    /// Nobody has anything to do but who is in debt: there is no one to be fair to. True if there was a debt.
+    fn forgive(&mut self) -> bool {
+        let mut any = false;
+        let mut settle = |credit: &mut i64| {
+            any |= *credit < 0;
+            *credit = (*credit).max(0);
+        };
+        for index in self.awake.iter() {
+            if let Some(Some(port)) = self.ports.get_mut(index.index()) {
+                settle(&mut port.credit);
+            }
+        }
+        if let Some(uplink) = &mut self.uplink {
+            settle(&mut uplink.credit);
+        }
+        any
+    }
+
+    fn sent_up(&self) -> u64 {
+        self.uplink.as_ref().map_or(0, |uplink| uplink.sent)
     }
 
     /// Asks all awake ports' drivers for kicks; true when there is something to do already, so that nobody sleeps.
@@ -151,19 +224,25 @@ impl Network {
         let uplink_waits = self.uplink.as_ref().is_some_and(|uplink| uplink.readable);
         let mut more = uplink_waits && self.can_read_uplink();
         let on_wire = matches!(self.middle, Middle::Wire);
-        for (number, port) in self.ports.iter_mut().enumerate() {
-            let Some(port) = port
-                .as_deref_mut()
-                .filter(|port| port.awake || (on_wire && uplink_waits))
-            else {
+        let mut looked_at = self.awake;
+        if on_wire && uplink_waits {
+            looked_at.extend(index_of(0));
+        }
+        for index in looked_at.iter() {
+            let Some(Some(port)) = self.ports.get_mut(index.index()) else {
+                self.awake.remove(index);
                 continue;
             };
-            let held = match (&self.middle, PortIndex::new(number)) {
-                (Middle::Switch(switch), Some(index)) => !switch.send_wait(now, index).is_zero(),
-                (Middle::Switch(_) | Middle::Wire, _) => false,
+            let held = match &self.middle {
+                Middle::Switch(switch) => !switch.send_wait(now, index).is_zero(),
+                Middle::Wire => false,
             };
             let busy = arm_port(port, held, on_wire && uplink_waits);
-            port.awake = busy || held;
+            if busy || held {
+                self.awake.insert(index);
+            } else {
+                self.awake.remove(index);
+            }
             more |= busy;
         }
         more
@@ -171,12 +250,13 @@ impl Network {
 
     /// A port has something to do: look at its queues without kicks until it is quiet.
     pub fn wake(&mut self, number: u16) {
-        let Some(port) = self.port(number) else {
+        let Some(index) = index_of(number).filter(|index| !self.awake.contains(*index)) else {
             return;
         };
-        if std::mem::replace(&mut port.awake, true) {
+        let Some(port) = self.ports.get_mut(index.index()).and_then(Option::as_mut) else {
             return;
-        }
+        };
+        self.awake.insert(index);
         for_each_queue(port, |session, queue| {
             if let Some(ring) = session.device().ring(queue) {
                 ring.disarm();
@@ -190,21 +270,25 @@ impl Network {
         let Middle::Switch(switch) = &self.middle else {
             return None;
         };
-        let awake = self.ports().filter(|(_, port)| port.awake);
-        let waits = awake.filter_map(|(number, _)| {
-            PortIndex::new(usize::from(number)).map(|i| switch.send_wait(now, i))
-        });
+        let waits = self.awake.iter().map(|index| switch.send_wait(now, index));
         waits.filter(|wait| !wait.is_zero()).min()
     }
 
     /// Whether some ring has no kicks and must be looked at again and again.
     #[must_use]
     pub fn is_polled(&self) -> bool {
-        self.ports().any(|(_, port)| {
-            port.session
-                .as_ref()
-                .is_some_and(|session| session.is_polled())
+        self.polled.iter().any(|index| {
+            let port = self.ports.get(index.index()).and_then(Option::as_ref);
+            port.is_some_and(|port| port.is_polled())
         })
+    }
+
+    /// A port's frontend may have given it rings without kicks.
+    pub fn note_polled(&mut self, number: u16) {
+        let polled = self.port(number).is_some_and(|port| port.is_polled());
+        if let Some(index) = index_of(number).filter(|_| polled) {
+            self.polled.insert(index);
+        }
     }
 
     /// Sends a frame of the process's own as if port `number` had sent it (announcements).
@@ -215,6 +299,8 @@ impl Network {
                 middle: &mut self.middle,
                 uplink: &mut self.uplink,
                 touched: &mut self.touched,
+                awake: &mut self.awake,
+                credit: &Credit::new(0),
                 now,
             };
             paths.forward(number, &frame);
@@ -224,26 +310,25 @@ impl Network {
 
     /// Ends a port's session.
     pub fn close(&mut self, number: u16) -> Vec<OwnedFd> {
+        self.sleep(number);
         self.port(number).map(Port::close).unwrap_or_default()
     }
 
-    fn transmit(&mut self, at: usize, now: Time) -> usize {
-        let Some(slot) = self.ports.get_mut(at) else {
+    fn transmit(&mut self, index: PortIndex, now: Time) -> usize {
+        let at = index.index();
+        let Some(mut port) = self.ports.get_mut(at).and_then(Option::take) else {
             return 0;
         };
-        if !slot.as_ref().is_some_and(|port| port.awake) {
-            return 0;
-        }
-        let Some(mut port) = slot.take() else {
-            return 0;
-        };
-        let number = u16::try_from(at).unwrap_or(u16::MAX);
-        let drained = port.drain();
+        let number = number_of(index);
+        let drained = port.drain(BUDGET);
+        let credit = earn(port.credit, BUDGET);
         let mut paths = Paths {
             ports: &mut self.ports,
             middle: &mut self.middle,
             uplink: &mut self.uplink,
             touched: &mut self.touched,
+            awake: &mut self.awake,
+            credit: &credit,
             now,
         };
         let sent = if paths.may_send(number) {
@@ -251,6 +336,7 @@ impl Network {
         } else {
             0
         };
+        port.credit = credit.left();
         port.flush();
         self.ports[at] = Some(port);
         self.flush();
@@ -259,16 +345,18 @@ impl Network {
 
     /// Reads the tap. An attempt that finds nothing costs a system call, so without an event it is made only when
     /// frames were moved to the tap that may be answered at once.
-    fn receive_uplink(&mut self, now: Time, moved: usize) -> usize {
+    fn receive_uplink(&mut self, now: Time, sent_up: u64) -> usize {
         let due = self
             .uplink
             .as_ref()
-            .is_some_and(|uplink| uplink.readable || moved >= 8);
+            .is_some_and(|uplink| uplink.readable || sent_up >= 8);
         if !due {
             return 0;
         }
         let mut count = 0;
-        while count < UPLINK_BUDGET && self.can_read_uplink() {
+        let before = self.uplink.as_ref().map_or(0, |uplink| uplink.credit);
+        let credit = earn(before, UPLINK_BUDGET);
+        while credit.left() > 0 && self.can_read_uplink() {
             let Some(uplink) = &mut self.uplink else {
                 break;
             };
@@ -279,22 +367,28 @@ impl Network {
             uplink.received += 1;
             uplink.readable = true;
             count += 1;
+            credit.spend(cost(len, 0));
             let from = uplink.index;
-            self.receive_frame(from, len, now);
+            self.receive_frame(from, len, &credit, now);
+        }
+        if let Some(uplink) = &mut self.uplink {
+            uplink.credit = credit.left();
         }
         self.flush();
         count
     }
 
-    /// On a wire, frames stay in the tap's own queue until the driver has buffers.
+    /// On a wire, frames stay in the tap's own queue until the driver has buffers, or are lost with the link.
     fn can_read_uplink(&mut self) -> bool {
         match &self.middle {
             Middle::Switch(_) => true,
-            Middle::Wire => self.port(0).is_some_and(Port::has_buffers),
+            Middle::Wire => self
+                .port(0)
+                .is_some_and(|port| !port.link_up || port.has_buffers()),
         }
     }
 
-    fn receive_frame(&mut self, from: Option<PortIndex>, len: usize, now: Time) {
+    fn receive_frame(&mut self, from: Option<PortIndex>, len: usize, credit: &Credit, now: Time) {
         let linear = &mut self.buffer[..len.min(HEADER_LEN + MAX_FRAME)];
         if let Some(buffers) = linear.get_mut(10..HEADER_LEN) {
             buffers.copy_from_slice(&1u16.to_le_bytes());
@@ -307,6 +401,8 @@ impl Network {
             middle: &mut self.middle,
             uplink: &mut None,
             touched: &mut self.touched,
+            awake: &mut self.awake,
+            credit,
             now,
         };
         match from {
@@ -328,85 +424,10 @@ impl Network {
     }
 }
 
-/// Where a frame can go: all that a port's own turn does not hold.
-struct Paths<'a> {
-    ports: &'a mut [Option<Box<Port>>],
-    middle: &'a mut Middle,
-    uplink: &'a mut Option<Uplink>,
-    touched: &'a mut Vec<u16>,
-    now: Time,
-}
-
-impl Paths<'_> {
-    fn may_send(&self, number: u16) -> bool {
-        match &*self.middle {
-            Middle::Wire => true,
-            Middle::Switch(switch) => PortIndex::new(usize::from(number))
-                .is_some_and(|index| switch.send_wait(self.now, index).is_zero()),
-        }
-    }
-
-    #[inline]
-    fn forward(&mut self, from: u16, frame: &Frame<'_>) -> Sent {
-        let switch = match &mut *self.middle {
-            Middle::Wire => return self.send_uplink(frame),
-            Middle::Switch(switch) => switch,
-        };
-        let Some(index) = PortIndex::new(usize::from(from)) else {
-            return Sent::Done;
-        };
-        match switch.ingress_head(self.now, index, frame.head(), frame.len()) {
-            Egress::To(to) => self.send(to, frame),
-            Egress::Flood(ports) => match ports.only() {
-                Some(to) => self.send(to, frame),
-                None => ports.iter().for_each(|to| self.send(to, frame)),
-            },
-            Egress::Drop(_) => {}
-        }
-        Sent::Done
-    }
-
-    #[inline]
-    fn send(&mut self, to: PortIndex, frame: &Frame<'_>) {
-        if self
-            .uplink
-            .as_ref()
-            .is_some_and(|uplink| uplink.index == Some(to))
-        {
-            // A full tap drops, as a bridge port does: one slow way must not stop the others.
-            self.send_uplink(frame);
-        } else {
-            self.deliver(number_of(to), frame);
-        }
-    }
-
-    fn send_uplink(&mut self, frame: &Frame<'_>) -> Sent {
-        let Some(uplink) = self.uplink else {
-            return Sent::Done;
-        };
-        let sent = uplink.tap.send(frame);
-        uplink.sent += u64::from(sent == Sent::Done);
-        sent
-    }
-
-    #[inline]
-    fn deliver(&mut self, to: u16, frame: &Frame<'_>) -> Sent {
-        if let Some(port) = self
-            .ports
-            .get_mut(usize::from(to))
-            .and_then(Option::as_deref_mut)
-        {
-            port.deliver(frame);
-            if self.touched.last() != Some(&to) {
-                self.touched.push(to);
-            }
-        }
-        Sent::Done
-    }
-}
-
-fn number_of(index: PortIndex) -> u16 {
-    u16::try_from(index.index()).unwrap_or(u16::MAX)
+/// What a turn may do: its budget, less what an earlier one did beyond its own.
+fn earn(left: i64, budget: usize) -> Credit {
+    let credit = Credit::new(budget);
+    Credit::from_left((left.saturating_add(credit.left())).min(credit.left()))
 }
 
 fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
@@ -414,7 +435,15 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
         return 0;
     };
     let mut frames = 0;
-    for pair in 0..session.queues() / 2 {
+    let mut broken = Vec::new();
+    let pairs = session.queues() / 2;
+    let limited = paths.is_limited(number);
+    let credit = paths.credit;
+    let link_up = port.link_up;
+    // One budget for all pairs: each is the first in its turn.
+    port.first_pair = (port.first_pair + 1) % pairs.max(1);
+    for offset in 0..pairs {
+        let pair = (port.first_pair + offset) % pairs;
         let queue = 2 * pair + 1;
         // A queue that runs but is disabled is emptied without effect (vhost-user, «Ring states»).
         let enabled = session.is_enabled(queue);
@@ -422,16 +451,27 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
         let Some(tx) = session.device().tx(pair) else {
             continue;
         };
-        let mut flows = None;
-        let turn = tx.turn(BUDGET, |frame| {
-            if !enabled {
+        let mut flows = Flows::default();
+        let mut lost = 0;
+        let turn = tx.turn_within(credit, |frame| {
+            if !enabled || !link_up {
+                lost += 1;
                 return Sent::Done;
             }
+            // Over its rate within the turn: the frame waits in its ring, where the driver sees that it does.
+            if limited && !paths.may_send(number) {
+                return Sent::Busy;
+            }
             if steered {
-                flows = frame.head().first_chunk::<64>().copied();
+                flows.note(frame.head());
             }
             paths.forward(number, frame)
         });
+        if link_up {
+            port.counters.tx_disabled += lost;
+        } else {
+            port.counters.tx_link_down += lost;
+        }
         let interrupt = tx.ring().publish();
         match turn {
             Ok(turn) => {
@@ -439,36 +479,43 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
                 port.counters.tx_malformed += turn.malformed as u64;
                 frames += turn.frames + turn.malformed;
             }
-            Err(fault) => {
-                port.counters.faults += 1;
-                port.faults.note(&port.name, queue, fault);
-                session.fail(queue);
-            }
+            Err(fault) => broken.push((queue, fault)),
         }
-        if let Some(head) = flows {
-            session.device().sent_by(&head, pair);
+        if steered {
+            session.device().sent_by(&flows, pair);
         }
         if interrupt {
             session.interrupt(queue);
         }
     }
-    match session.serve_control() {
-        Ok(commands) => frames + commands,
-        Err((queue, fault)) => {
-            port.fail(queue, fault);
-            frames
+    if let Some(session) = &mut port.session {
+        match session.serve_control() {
+            Ok(commands) => frames += commands,
+            Err(fault) => broken.push(fault),
         }
     }
+    for (queue, fault) in broken {
+        port.fail(queue, fault);
+    }
+    frames
 }
 
 /// Arms the queues of a port; true when one has something to do. Transmit queues of a port that is `held` for its rate
 /// are left alone; receive buffers are of interest while frames wait for them, here or (`wanted`) in the tap.
 fn arm_port(port: &mut Port, held: bool, wanted: bool) -> bool {
-    let waits = wanted || port.has_backlog();
+    let waited_for = if wanted || port.has_backlog() {
+        port.awaited()
+    } else {
+        0
+    };
     let mut busy = false;
     let mut failed = Vec::new();
     for_each_queue(port, |session, queue| {
-        let of_interest = if queue % 2 == 0 { waits } else { !held };
+        let of_interest = if queue % 2 == 0 {
+            waited_for >> (queue / 2) & 1 == 1
+        } else {
+            !held
+        };
         let Some(ring) = session.device().ring(queue).filter(|_| of_interest) else {
             return;
         };

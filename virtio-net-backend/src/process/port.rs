@@ -1,6 +1,6 @@
 //! One vhost-user port: where its frontend comes from, the session while there is one, and what it counted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::backlog::Backlog;
 use super::faults::Faults;
-use crate::device::{Fault, Frame, Received, Settings};
+use crate::device::{Credit, Fault, Frame, Received, Settings, cost};
 use crate::transport::finish::Finisher;
 use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
@@ -86,10 +86,18 @@ impl Drop for Door {
 pub struct Counters {
     /// Frames from the driver.
     pub tx_frames: u64,
+    /// Frames from a queue that runs but is disabled: taken without effect.
+    pub tx_disabled: u64,
+    /// Frames from the driver while the link was down.
+    pub tx_link_down: u64,
     /// Chains from the driver that held no valid frame.
     pub tx_malformed: u64,
     /// Frames into the driver's buffers.
     pub rx_frames: u64,
+    /// Frames dropped because the link was down.
+    pub rx_link_down: u64,
+    /// Frames dropped because no driver had a receive queue running and enabled.
+    pub rx_no_driver: u64,
     /// Frames dropped because the driver made no buffers available for too long.
     pub rx_no_buffers: u64,
     /// Frames dropped because no buffer was large enough or they could not be finished for this driver.
@@ -115,8 +123,12 @@ pub struct Port {
     pub counters: Counters,
     /// Why rings were stopped.
     pub faults: Faults,
-    /// Looked at in each turn; asleep until a kick otherwise.
-    pub awake: bool,
+    /// Frames pass, and the driver is told so. It outlives sessions, as a cable outlives a machine.
+    pub link_up: bool,
+    /// What the port's turns may still do.
+    pub(super) credit: i64,
+    /// The queue pair that its turn begins with.
+    pub(super) first_pair: u16,
     /// Receive queues that were written to since the last flush.
     touched: u32,
     backlog: Backlog,
@@ -134,7 +146,9 @@ impl Port {
             session: None,
             counters: Counters::default(),
             faults: Faults::default(),
-            awake: false,
+            link_up: true,
+            credit: 0,
+            first_pair: 0,
             touched: 0,
             backlog: Backlog::default(),
             finisher: Finisher::default(),
@@ -146,9 +160,23 @@ impl Port {
     /// # Errors
     /// When the socket cannot be used.
     pub fn open(&mut self, stream: UnixStream) -> io::Result<()> {
-        self.session = Some(Session::new(stream, &self.settings)?);
+        let mut session = Session::new(stream, &self.settings)?;
+        session.set_link(self.link_up);
+        self.session = Some(session);
         self.counters.sessions += 1;
         Ok(())
+    }
+
+    /// Pulls the cable, or puts it in again.
+    pub fn set_link(&mut self, up: bool) {
+        self.link_up = up;
+        if !up {
+            self.counters.rx_link_down += self.backlog.len() as u64;
+            self.backlog.clear();
+        }
+        if let Some(session) = &mut self.session {
+            session.set_link(up);
+        }
     }
 
     /// Goes on with the session of a predecessor.
@@ -156,15 +184,17 @@ impl Port {
     /// # Errors
     /// When it cannot be gone on with; its frontend is disconnected then.
     pub fn resume(&mut self, kept: &Kept, fds: VecDeque<OwnedFd>) -> Result<(), Refusal> {
-        self.session = Some(Session::resume(&self.settings, kept, fds)?);
+        let mut session = Session::resume(&self.settings, kept, fds)?;
+        session.set_link(self.link_up);
+        self.session = Some(session);
         self.counters.sessions += 1;
         Ok(())
     }
 
     /// Ends the session; the fds must leave the poll set.
     pub fn close(&mut self) -> Vec<OwnedFd> {
-        self.awake = false;
         self.touched = 0;
+        self.faults.begin_anew();
         self.backlog.clear();
         let Some(mut session) = self.session.take() else {
             return Vec::new();
@@ -178,7 +208,14 @@ impl Port {
     pub fn receives(&self) -> bool {
         self.session
             .as_ref()
-            .is_some_and(|session| session.is_enabled(0))
+            .is_some_and(|session| usable(session) != 0)
+    }
+
+    /// Whether some ring has no kicks and must be looked at again and again.
+    #[must_use]
+    pub fn is_polled(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(Session::is_polled)
     }
 
     /// Whether frames wait for the driver's buffers.
@@ -189,27 +226,52 @@ impl Port {
 
     /// Whether the driver has buffers for a frame, so that one may be fetched for it.
     pub fn has_buffers(&mut self) -> bool {
-        let Some(session) = &mut self.session else {
-            return false;
-        };
-        if !session.is_enabled(0) || !self.backlog.is_empty() {
+        if !self.backlog.is_empty() {
             return false;
         }
-        match session.device().rx(0).map(crate::device::Rx::has_buffers) {
+        pairs_of(self.awaited()).any(|pair| self.has_buffers_in(pair))
+    }
+
+    fn has_buffers_in(&mut self, pair: u16) -> bool {
+        let rx = self
+            .session
+            .as_mut()
+            .map(|session| session.device().rx(pair));
+        match rx.flatten().map(crate::device::Rx::has_buffers) {
             Some(Ok(has)) => has,
             Some(Err(fault)) => {
-                self.fail(0, fault);
+                self.fail(2 * pair, fault);
                 false
             }
             None => false,
         }
     }
 
-    /// Hands a frame to the driver, finishing what it cannot take as it is.
+    /// The receive pairs whose buffers are waited for, a bit each: where the first frame of the backlog goes, else all
+    /// that can be used. Buffers elsewhere do not help that frame.
+    #[must_use]
+    pub fn awaited(&self) -> u32 {
+        let Some(session) = &self.session else {
+            return 0;
+        };
+        let usable = usable(session);
+        match self.backlog.first() {
+            Some(frame) => session
+                .device_ref()
+                .receive_pair(frame.head(), usable)
+                .map_or(0, |pair| 1 << pair),
+            None => usable,
+        }
+    }
+
+    /// Hands a frame to the driver, finishing what it cannot take as it is. The work that this is beyond a copy is taken
+    /// from `credit`.
     #[inline]
-    pub fn deliver(&mut self, frame: &Frame<'_>) {
-        if !frame.is_plain() && !self.takes(frame) {
-            self.finish(frame);
+    pub fn deliver(&mut self, frame: &Frame<'_>, credit: &Credit) {
+        if !self.link_up {
+            self.counters.rx_link_down += 1;
+        } else if !frame.is_plain() && !self.takes(frame) {
+            self.finish(frame, credit);
         } else if !self.backlog.is_empty() || !self.push(frame) {
             self.wait(frame);
         }
@@ -229,13 +291,18 @@ impl Port {
         }
     }
 
-    /// Hands over frames that waited; how many.
-    pub fn drain(&mut self) -> usize {
+    /// Hands over frames that waited, as many as `budget` pays for; how many.
+    pub fn drain(&mut self, budget: usize) -> usize {
         if self.backlog.is_empty() {
             return 0;
         }
         let mut backlog = std::mem::take(&mut self.backlog);
-        let count = backlog.drain(|frame| self.push(frame));
+        let credit = Credit::new(budget);
+        let count = backlog.drain(|frame| {
+            let taken = credit.left() > 0 && self.push(frame);
+            credit.spend(cost(frame.len(), 0));
+            taken
+        });
         self.backlog = backlog;
         count
     }
@@ -244,6 +311,19 @@ impl Port {
     pub fn broke(&mut self, queue: u16, fault: Fault) {
         self.counters.faults += 1;
         self.faults.note(&self.name, queue, fault);
+    }
+
+    /// The rings that stopped because the driver broke them, and how.
+    #[must_use]
+    pub fn stopped(&self) -> BTreeMap<u16, String> {
+        let runs = |queue: &u16| {
+            let session = self.session.as_ref();
+            session.is_some_and(|session| session.device_ref().queue_state(*queue).is_some())
+        };
+        let stopped = self.faults.by_queue().filter(|(queue, _)| !runs(queue));
+        stopped
+            .map(|(queue, fault)| (queue, fault.to_string()))
+            .collect()
     }
 
     /// Stops a queue that its driver broke.
@@ -257,14 +337,16 @@ impl Port {
     /// Puts a finished frame into the driver's buffers; false when there are none.
     #[inline]
     fn push(&mut self, frame: &Frame<'_>) -> bool {
-        let Some(session) = &mut self.session else {
+        let pair = self.session.as_ref().and_then(|session| {
+            let device = session.device_ref();
+            device.receive_pair(frame.head(), usable(session))
+        });
+        let (Some(session), Some(pair)) = (&mut self.session, pair) else {
+            self.counters.rx_no_driver += 1;
             return true;
         };
-        let pair = session.device_ref().receive_pair(frame.head());
-        if !session.is_enabled(2 * pair) {
-            return true;
-        }
         let Some(rx) = session.device().rx(pair) else {
+            self.counters.rx_no_driver += 1;
             return true;
         };
         match rx.push(frame) {
@@ -285,13 +367,11 @@ impl Port {
         }
     }
 
-    fn wait(&mut self, frame: &Frame<'_>) {
-        if self.backlog.push(frame) {
-            // Buffers may come without a kick only while we look.
-            self.awake = true;
-        } else {
-            self.counters.rx_no_buffers += 1;
-        }
+    /// False when there is no room, and it is dropped.
+    fn wait(&mut self, frame: &Frame<'_>) -> bool {
+        let kept = self.backlog.push(frame);
+        self.counters.rx_no_buffers += u64::from(!kept);
+        kept
     }
 
     fn takes(&self, frame: &Frame<'_>) -> bool {
@@ -305,16 +385,31 @@ impl Port {
     }
 
     /// Finishes the checksum or cuts the frame for a driver that cannot.
-    fn finish(&mut self, frame: &Frame<'_>) {
+    fn finish(&mut self, frame: &Frame<'_>, credit: &Credit) {
+        credit.spend(cost(frame.len(), 0));
         let session = self.session.as_ref();
         let features = session.map(|session| session.device_ref().receive_features());
         let mut finisher = std::mem::take(&mut self.finisher);
         let finished = finisher.finish(frame, features.unwrap_or_default(), |frame| {
-            if !self.backlog.is_empty() || !self.push(frame) {
-                self.wait(frame);
-            }
+            credit.spend(cost(frame.len(), 0));
+            // No room is made before the turn ends: when there is none, the rest would be cut for nothing.
+            (self.backlog.is_empty() && self.push(frame)) || self.wait(frame)
         });
         self.finisher = finisher;
-        self.counters.rx_refused += u64::from(finished.is_err());
+        match finished {
+            Ok(left) => self.counters.rx_no_buffers += left,
+            Err(_) => self.counters.rx_refused += 1,
+        }
     }
+}
+
+/// The receive pairs that may carry frames, a bit each.
+fn usable(session: &Session) -> u32 {
+    let enabled = (0..session.queues() / 2).filter(|pair| session.is_enabled(2 * pair));
+    enabled.fold(0, |set, pair| set | 1 << pair)
+}
+
+/// The pairs of a set.
+fn pairs_of(set: u32) -> impl Iterator<Item = u16> {
+    (0..crate::device::MAX_PAIRS).filter(move |pair| set >> pair & 1 == 1)
 }

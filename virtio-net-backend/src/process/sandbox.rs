@@ -1,6 +1,6 @@
-//! Closing the door: the directory of the sockets becomes the whole file system, capabilities go, and a seccomp filter
-//! leaves the system calls that the data plane, vhost-user and the control socket need. No call that opens a file is
-//! among them.
+//! Closing the door: the directory of the sockets becomes the whole file system, the process another user's, capabilities
+//! go, and a seccomp filter leaves the system calls that the data plane, vhost-user and the control socket need. No call
+//! that opens a file is among them, none that makes memory executable, and signals go to this process alone.
 #![allow(
     unsafe_code,
     reason = "prctl and capset have no safe wrapper among our dependencies"
@@ -17,17 +17,25 @@ use seccompiler::{
 
 /// Gives up everything that is not needed any more. Sockets are found by their file names in `directory` from here on.
 ///
-/// Without the right to change the root directory (not started as root) that part is left out; the filter stands
-/// in any case.
+/// The process becomes `user`, when one is given: then names in `directory` can be made and removed only if it is that
+/// user's, so sockets must come as open files. Without the right to change the root directory or the user (not started as
+/// root) those parts are left out; the filter stands in any case.
 ///
 /// # Errors
 /// When the directory is not there or the kernel has no seccomp.
-pub fn enter(directory: &Path) -> io::Result<()> {
+pub fn enter(directory: &Path, user: Option<u32>) -> io::Result<()> {
     enter_directory(directory)?;
     match rustix::process::chroot(".") {
         Ok(()) => rustix::process::chdir("/")?,
         Err(rustix::io::Errno::PERM) => {}
         Err(error) => return Err(error.into()),
+    }
+    match user.map(become_user) {
+        Some(Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL)) => {
+            tracing::warn!(user, "it cannot become that user and stays who it is");
+        }
+        Some(Err(error)) => return Err(error.into()),
+        Some(Ok(())) | None => {}
     }
     drop_capabilities()?;
     // SAFETY: a flag of this process, no memory is touched.
@@ -48,6 +56,16 @@ pub fn enter_directory(directory: &Path) -> io::Result<()> {
     } else {
         directory
     })?)
+}
+
+/// Also the group of that number, and no other. There is one thread.
+fn become_user(user: u32) -> rustix::io::Result<()> {
+    use rustix::process::{Gid, Uid};
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
 }
 
 /// Empties the three capability sets: a root without them is a user who owns root's files, which cannot be opened.
@@ -107,10 +125,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_lseek,
     libc::SYS_close,
     // guest memory, logs, memory for chains in flight
-    libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_mremap,
-    libc::SYS_mprotect,
     libc::SYS_madvise,
     libc::SYS_brk,
     libc::SYS_memfd_create,
@@ -128,7 +144,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_restart_syscall,
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_tgkill,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
@@ -138,8 +153,14 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
         ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     rules.insert(
         libc::SYS_socket,
-        vec![first_is(0, libc::AF_UNIX.cast_unsigned().into())?],
+        vec![is(0, libc::AF_UNIX.cast_unsigned().into())?],
     );
+    // A panic ends the process by a signal to itself.
+    let us = std::process::id().into();
+    rules.insert(libc::SYS_tgkill, vec![is(0, us)?]);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![never_executable()?]);
+    }
     let ioctls = [
         libc::TUNSETOFFLOAD,
         libc::TUNGETIFF,
@@ -150,7 +171,7 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
     ];
     let ioctls = ioctls
         .iter()
-        .map(|code| first_is(1, *code))
+        .map(|code| is(1, *code))
         .collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_ioctl, ioctls);
     let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
@@ -160,9 +181,17 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
 }
 
 /// The argument with this number has this value.
-fn first_is(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::Error> {
+fn is(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::Error> {
     let condition =
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+/// The third argument, which says what memory is for, lacks that.
+fn never_executable() -> Result<SeccompRule, seccompiler::Error> {
+    let mask = libc::PROT_EXEC.cast_unsigned().into();
+    let lacks = SeccompCmpOp::MaskedEq(mask);
+    let condition = SeccompCondition::new(2, SeccompCmpArgLen::Dword, lacks, 0)?;
     Ok(SeccompRule::new(vec![condition])?)
 }
 
@@ -186,5 +215,33 @@ mod tests {
             )
         });
         assert_eq!(outcome.join().expect("ran"), (true, true, true, true));
+    }
+
+    #[test]
+    fn a_filtered_thread_makes_nothing_executable_and_signals_nobody_else() {
+        let map = |protection| {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            // SAFETY: a fresh anonymous mapping, which nobody uses.
+            let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+            at != libc::MAP_FAILED
+        };
+        let parent = rustix::process::getppid().map_or(1, rustix::process::Pid::as_raw_pid);
+        let outcome = std::thread::spawn(move || {
+            // SAFETY: signal 0 asks whether it could be sent, and sends nothing.
+            let may_signal =
+                |pid: i32| unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) } == 0;
+            let before = may_signal(parent);
+            seccompiler::apply_filter(&filter().expect("compiled")).expect("applied");
+            let us = rustix::process::getpid().as_raw_pid();
+            (
+                before,
+                may_signal(parent),
+                may_signal(us),
+                map(libc::PROT_READ),
+                map(libc::PROT_READ | libc::PROT_EXEC),
+            )
+        });
+        let told = outcome.join().expect("ran");
+        assert_eq!(told, (true, false, true, true, false));
     }
 }

@@ -89,6 +89,11 @@ impl Worker {
         self.poll.watch(fd, Source::Signal)
     }
 
+    /// Ends the loop after what it does now.
+    pub(super) fn stop(&mut self) {
+        self.stop = true;
+    }
+
     /// Adds a port under a free number, with or without a session that goes on.
     ///
     /// # Errors
@@ -125,8 +130,7 @@ impl Worker {
             if moved > 0 {
                 quiet_since = None;
                 self.learnt = true;
-                // Small turns mean that the other side is waiting for us; large ones, that we are behind.
-                if moved < 8 || turns.is_multiple_of(TURNS_PER_LOOK) {
+                if turns.is_multiple_of(TURNS_PER_LOOK) {
                     self.look(Some(Duration::ZERO))?;
                 }
                 continue;
@@ -318,6 +322,7 @@ impl Worker {
             self.kept(told);
         }
         self.serve_session(number);
+        self.network.note_polled(number);
         self.keep(number);
     }
 
@@ -398,7 +403,7 @@ impl Worker {
     }
 
     /// Tells who keeps it what a port is now.
-    fn keep(&mut self, number: u16) {
+    pub(super) fn keep(&mut self, number: u16) {
         if let (Some(keeper), Some(port)) = (&self.keeper, self.network.port(number)) {
             let told = keeper.tell_port(port, true);
             self.kept(told);

@@ -170,19 +170,27 @@ impl Switch {
         if free == self.slots.len() {
             self.slots.push(None);
         }
-        self.install(now, index, port, Counters::default());
+        self.install(now, index, port);
         self.settle_owners();
         Some(index)
     }
 
-    /// Changes a port in place, keeping its counters; what was learnt behind it is forgotten. False if there is none.
+    /// Changes a port in place, keeping its counters, and the level of each bucket whose rate stays. With another guard,
+    /// what was learnt behind it is forgotten. False if there is no such port.
     pub fn configure(&mut self, now: Time, index: PortIndex, port: Port) -> bool {
-        let Some(counters) = self.counters(index).copied() else {
+        let Some(slot) = self.slots.get_mut(index.index()).and_then(Option::as_mut) else {
             return false;
         };
-        self.fdb.forget(index);
-        self.install(now, index, port, counters);
-        self.settle_owners();
+        slot.send.limit_to(port.send, now);
+        slot.receive.limit_to(port.receive, now);
+        slot.addresses = port.addresses;
+        slot.isolated = port.isolated;
+        self.isolated.set(index, port.isolated);
+        if slot.guard != port.guard {
+            self.fdb.forget(index);
+            self.guard(index, port.guard);
+            self.settle_owners();
+        }
         true
     }
 
@@ -238,6 +246,12 @@ impl Switch {
             .unwrap_or_default()
     }
 
+    /// Whether port `from` has a rate to keep to.
+    #[must_use]
+    pub fn limits(&self, from: PortIndex) -> bool {
+        self.slot(from).is_some_and(|slot| slot.send.is_some())
+    }
+
     /// Forgets addresses that have been silent for [`AGEING`]. Silent addresses are never used, called or not; a call
     /// every few seconds keeps the table small.
     pub fn age(&mut self, now: Time) {
@@ -270,7 +284,7 @@ impl Switch {
         self.slots.get_mut(index.index())?.as_mut()
     }
 
-    fn install(&mut self, now: Time, index: PortIndex, port: Port, counters: Counters) {
+    fn install(&mut self, now: Time, index: PortIndex, port: Port) {
         let Port {
             guard,
             isolated,
@@ -280,6 +294,20 @@ impl Switch {
         } = port;
         self.attached.insert(index);
         self.isolated.set(index, isolated);
+        let (send, receive) = (Limiter::new(send, now), Limiter::new(receive, now));
+        self.slots[index.index()] = Some(Slot {
+            guard: None,
+            isolated,
+            addresses,
+            send,
+            receive,
+            counters: Counters::default(),
+        });
+        self.guard(index, guard);
+    }
+
+    /// Puts a guard before a port, and its addresses into the table for good.
+    fn guard(&mut self, index: PortIndex, guard: Option<Guard>) {
         let pinned = |guard: &Guard| {
             let missed = guard
                 .macs()
@@ -288,15 +316,9 @@ impl Switch {
             missed.count() == 0
         };
         self.settled.set(index, guard.as_ref().is_some_and(pinned));
-        let (send, receive) = (Limiter::new(send, now), Limiter::new(receive, now));
-        self.slots[index.index()] = Some(Slot {
-            guard,
-            isolated,
-            addresses,
-            send,
-            receive,
-            counters,
-        });
+        if let Some(slot) = self.slot_mut(index) {
+            slot.guard = guard;
+        }
     }
 
     /// Who owns what, now that the ports are others. A MAC that two guarded ports share goes to the one that is left.

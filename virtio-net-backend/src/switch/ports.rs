@@ -132,10 +132,16 @@ impl PortSet {
     }
 }
 
+impl Extend<PortIndex> for PortSet {
+    fn extend<I: IntoIterator<Item = PortIndex>>(&mut self, ports: I) {
+        ports.into_iter().for_each(|port| self.insert(port));
+    }
+}
+
 impl FromIterator<PortIndex> for PortSet {
     fn from_iter<I: IntoIterator<Item = PortIndex>>(ports: I) -> Self {
         let mut set = Self::default();
-        ports.into_iter().for_each(|port| set.insert(port));
+        set.extend(ports);
         set
     }
 }

@@ -41,6 +41,16 @@ impl Limiter {
         }
     }
 
+    /// Goes on with other limits; a bucket whose rate stays keeps its level.
+    pub(super) fn limit_to(&mut self, limit: Limit, now: Time) {
+        let bucket = |bucket: Option<Bucket>, rate: Option<Rate>| match bucket {
+            Some(bucket) if Some(bucket.rate) == rate => Some(bucket),
+            Some(_) | None => rate.map(|rate| Bucket::new(rate, now)),
+        };
+        self.bytes = bucket(self.bytes, limit.bytes);
+        self.frames = bucket(self.frames, limit.frames);
+    }
+
     /// Takes one frame's tokens from both buckets, or from none.
     pub(super) fn take(&mut self, now: Time, bytes: u64) -> bool {
         let ready =
@@ -55,6 +65,11 @@ impl Limiter {
             bucket.spend(1);
         }
         true
+    }
+
+    /// Whether there is any limit.
+    pub(super) fn is_some(&self) -> bool {
+        self.bytes.is_some() || self.frames.is_some()
     }
 
     /// How long until a frame would be let through.

@@ -475,3 +475,40 @@ proptest! {
         switch.ingress(at(0), port(1), &bytes);
     }
 }
+
+/// A port that may send so many bytes at once, and next to nothing after that.
+fn limited(burst: u64) -> Port {
+    Port {
+        send: Limit {
+            bytes: Some(Rate {
+                per_second: 1,
+                burst,
+            }),
+            frames: None,
+        },
+        ..Port::default()
+    }
+}
+
+#[test]
+fn the_same_terms_again_fill_no_bucket_and_forget_no_address() {
+    let mut switch = switch([limited(200), Port::default(), Port::default()]);
+    let sent = |switch: &mut Switch| switch.ingress(at(0), port(0), &frame(mac(2), mac(1)));
+    while sent(&mut switch) != Egress::Drop(Reason::RateIn) {}
+    assert!(switch.configure(at(0), port(0), limited(200)));
+    assert_eq!(sent(&mut switch), Egress::Drop(Reason::RateIn));
+    assert_eq!(
+        switch.ingress(at(0), port(1), &frame(mac(1), mac(2))),
+        Egress::To(port(0)),
+        "it was learnt and still is"
+    );
+    // Isolated now, and still out of tokens; another rate is another bucket.
+    let terms = Port {
+        isolated: true,
+        ..limited(200)
+    };
+    assert!(switch.configure(at(0), port(0), terms));
+    assert_eq!(sent(&mut switch), Egress::Drop(Reason::RateIn));
+    assert!(switch.configure(at(0), port(0), limited(500)));
+    assert_eq!(sent(&mut switch), Egress::To(port(1)));
+}

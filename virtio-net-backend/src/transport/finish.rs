@@ -18,7 +18,8 @@ pub struct Finisher {
 }
 
 impl Finisher {
-    /// Hands the frame over as a driver with `features` can take it: as it is, finished, or in segments.
+    /// Hands the frame over as a driver with `features` can take it: as it is, finished, or in segments until `deliver`
+    /// has no room. How many segments were left then.
     ///
     /// # Errors
     /// When it cannot be finished; nothing was handed over then.
@@ -26,16 +27,16 @@ impl Finisher {
         &mut self,
         frame: &Frame<'_>,
         features: Features,
-        mut deliver: impl FnMut(&Frame<'_>),
-    ) -> Result<(), Unfinishable> {
+        mut deliver: impl FnMut(&Frame<'_>) -> bool,
+    ) -> Result<u64, Unfinishable> {
         if frame.is_plain() {
             deliver(frame);
-            return Ok(());
+            return Ok(0);
         }
         let header = frame.header().map_err(|_| Unfinishable)?;
         if header.fits(features) {
             deliver(frame);
-            return Ok(());
+            return Ok(0);
         }
         frame.copy_to(&mut self.whole);
         let bytes = &mut self.whole;
@@ -56,26 +57,28 @@ impl Finisher {
         if let Some(frame) = Frame::new(bytes) {
             deliver(&frame);
         }
-        Ok(())
+        Ok(0)
     }
 
     fn cut(
         &mut self,
         large: Large,
-        mut deliver: impl FnMut(&Frame<'_>),
-    ) -> Result<(), Unfinishable> {
+        mut deliver: impl FnMut(&Frame<'_>) -> bool,
+    ) -> Result<u64, Unfinishable> {
         let frame = &self.whole[HEADER_LEN..];
         let mut segments = Segments::new(frame, large).map_err(|_| Unfinishable)?;
         let header = NetHeader::default().encode();
+        let mut left = segments.count() as u64;
         while segments.next_into(&mut self.segment) {
+            left -= 1;
             self.linear.clear();
             self.linear.extend_from_slice(&header);
             self.linear.extend_from_slice(&self.segment);
-            if let Some(frame) = Frame::new(&self.linear) {
-                deliver(&frame);
+            if Frame::new(&self.linear).is_some_and(|frame| !deliver(&frame)) {
+                break;
             }
         }
-        Ok(())
+        Ok(left)
     }
 }
 

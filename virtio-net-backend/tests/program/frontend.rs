@@ -253,9 +253,13 @@ const ANSWER: u64 = 0x70_1000;
 /// Receive buffers that the device has.
 const POSTED: u16 = 64;
 const WRITABLE: u16 = 2;
+const INDIRECT: u16 = 4;
+/// Where packets of any length are, and how far apart.
+const PACKETS: u64 = 0x100_0000;
+const PACKET: u64 = 0x2_0000;
 
 impl Frontend {
-    fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Self {
             stream,
@@ -515,6 +519,42 @@ impl Frontend {
         self.make_available(TX, slot, at, len, 0);
     }
 
+    /// Makes a packet available as it is, header and all, without saying so: `slot` is the descriptor, and also says where
+    /// in memory it lies.
+    pub(crate) fn lay_packet(&mut self, slot: u16, packet: &[u8]) {
+        let at = PACKETS + u64::from(slot) * PACKET;
+        let memory = self.memory.as_ref().expect("mapped");
+        memory
+            .write_slice(packet, GuestAddress(at))
+            .expect("written");
+        let len = u32::try_from(packet.len()).expect("short");
+        self.make_available(TX, slot, at, len, 0);
+    }
+
+    /// Makes a chain of `count` empty descriptors available, in a table of its own.
+    pub(crate) fn lay_nothing(&mut self, slot: u16, count: u16) {
+        let at = PACKETS + u64::from(slot) * PACKET;
+        let memory = self.memory.as_ref().expect("mapped");
+        for number in 0..count {
+            let more = u16::from(number + 1 < count);
+            let entry = GuestAddress(at + 16 * u64::from(number));
+            memory.write_obj(at, entry).expect("written");
+            let rest = [0, 0, more, number + 1].map(u16::to_le_bytes);
+            let rest: [u8; 8] = *rest.as_flattened().first_chunk().expect("whole");
+            let after = GuestAddress(at + 16 * u64::from(number) + 8);
+            memory.write_slice(&rest, after).expect("written");
+        }
+        self.make_available(TX, slot, at, 16 * u32::from(count), INDIRECT);
+    }
+
+    /// Says that more is available than the transmit ring holds.
+    pub(crate) fn jump(&mut self) {
+        let [_, available, _] = self.rings[TX].parts;
+        let far = self.rings[TX].made.wrapping_add(self.rings[TX].size + 1);
+        self.write(available + 2, far);
+        self.kick(TX);
+    }
+
     /// Waits until the device has taken what was offered.
     pub(crate) fn sent(&mut self) {
         within("a frame to be taken", || self.take_used(TX));
@@ -544,7 +584,11 @@ impl Frontend {
 
     /// Whether the backend ended the connection; waits for it.
     pub(crate) fn is_hung_up(&self) -> bool {
-        receive(&self.stream, 1).0.is_empty()
+        // A connection that is closed before all was read is reset.
+        match rustix::net::recv(&self.stream, &mut [0; 1], RecvFlags::empty()) {
+            Ok((got, _)) => got == 0,
+            Err(error) => error == rustix::io::Errno::CONNRESET,
+        }
     }
 
     /// Whether the driver was interrupted for its receive ring since it last looked.

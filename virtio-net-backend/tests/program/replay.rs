@@ -22,6 +22,10 @@ const FRAMES: u8 = 23;
 /// The MAC that the recorded port had: the VMM reads it.
 pub(crate) const MAC: &str = "52:54:00:00:00:c1";
 
+const GET_CONFIG: u8 = 24;
+/// Where the link's state is in the answer: behind header, offset, size, flags and MAC.
+const LINK: usize = 12 + 12 + 6;
+
 /// A frame of a protocol that is nobody's.
 pub(crate) fn frame(from: u8, to: u8, number: u8) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from, 0x88, 0xb5, number];
@@ -342,4 +346,74 @@ fn kept_or(keeper: &OwnedFd) -> (Option<Value>, Vec<OwnedFd>) {
         }
         last = (serde_json::from_slice(&bytes).ok(), fds.into());
     }
+}
+
+/// Sends a frame that nobody gets, and waits until it is taken.
+fn lose(from: &mut Frontend, frame: &[u8]) {
+    from.offer(frame);
+    from.sent();
+}
+
+#[test]
+fn a_pulled_cable_stops_frames_both_ways_and_stays_pulled() {
+    let (mut program, mut a, mut b) = two_ports();
+    let lines = trace(CLOUD_HYPERVISOR);
+    let set_up = |guest: &mut Frontend, up: bool| {
+        let mut said: Vec<Line> = lines
+            .iter()
+            .take_while(|line| **line != Line::Frames)
+            .cloned()
+            .collect();
+        for line in &mut said {
+            // The config space: the recorded guest's cable was in.
+            if let Line::Hears(bytes, _) = line
+                && bytes[0] == GET_CONFIG
+            {
+                bytes[LINK] = u8::from(up);
+            }
+        }
+        said.iter().for_each(|line| guest.replay(line));
+        guest.post();
+    };
+    set_up(&mut a, true);
+    set_up(&mut b, true);
+    exchange(&mut a, &mut b, 1);
+    let link = |up: bool| json!({ "op": "set-link", "name": "a", "up": up });
+    program.done(&link(false), &[]);
+    lose(&mut a, &frame(0xa, 0xb, 50));
+    lose(&mut b, &frame(0xb, 0xa, 51));
+    // Its VMM comes again: the cable is still out.
+    drop(a);
+    let mut a = within("the port's door", || {
+        let listed = program.done(&json!({ "op": "list" }), &[]);
+        assert_eq!(listed["ports"][0]["link"], false, "{listed}");
+        (listed["ports"][0]["connected"] == false).then(|| program.frontend("a"))
+    });
+    set_up(&mut a, false);
+    lose(&mut a, &frame(0xa, 0xb, 52));
+    lose(&mut b, &frame(0xb, 0xa, 53));
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    let counters = &stats["ports"]["a"]["device"];
+    assert_eq!(counters["tx_link_down"], 2, "{stats}");
+    assert_eq!(counters["rx_link_down"], 2, "{stats}");
+    program.done(&link(true), &[]);
+    exchange(&mut a, &mut b, 3);
+}
+
+#[test]
+fn it_is_told_why_a_ring_stopped() {
+    let (mut program, mut a, _b) = two_ports();
+    let lines = trace(CLOUD_HYPERVISOR);
+    lines
+        .iter()
+        .take_while(|line| **line != Line::Frames)
+        .for_each(|line| a.replay(line));
+    a.jump();
+    let told = within("the ring to stop", || {
+        let listed = program.done(&json!({ "op": "list" }), &[]);
+        listed["ports"][0]["stopped"]["1"]
+            .as_str()
+            .map(str::to_owned)
+    });
+    assert_eq!(told, "available index jumped");
 }

@@ -104,11 +104,13 @@ impl<P: FramePort> Link<P> {
                 continue;
             };
             let features = path.accepted();
-            let dropped = &mut self.dropped;
+            let mut missed = 0;
             let finished = self.finisher.finish(&frame, features, |frame| {
-                *dropped += u64::from(path.give(frame) != Received::Done);
+                let given = path.give(frame) == Received::Done;
+                missed += u64::from(!given);
+                given
             });
-            self.dropped += u64::from(finished.is_err());
+            self.dropped += missed + finished.unwrap_or(1);
         }
         Ok(if moved > 0 {
             Next::Again

@@ -270,7 +270,7 @@ impl Path<'_> {
         {
             return Received::Done;
         }
-        let pair = device.receive_pair(frame.head());
+        let pair = device.receive_pair(frame.head(), u32::MAX).unwrap_or(0);
         match device.rx(pair).map(|rx| rx.push(frame)) {
             Some(Ok(received)) => received,
             Some(Err(fault)) => {
