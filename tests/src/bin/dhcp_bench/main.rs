@@ -61,12 +61,19 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Some runs of one server alone: `dhcp_bench netd 15000 25000`.
+/// Some runs of one server alone, with what an exchange took: `dhcp_bench netd 2000 15000`.
 fn some(server: &str, rates: &[String]) -> anyhow::Result<()> {
     let peer = Peer::ALL.into_iter().find(|peer| peer.name() == server);
     let peer = peer.with_context(|| format!("no server `{server}`: dnsmasq, Kea or netd"))?;
     for rate in rates {
-        median(&[peer], rate.parse()?)?;
+        for _ in 0..ROUNDS {
+            let run = measure(&Lab::new(peer)?, rate.parse()?, true)?;
+            let times = run.times.as_ref().context("perfdhcp printed no times")?;
+            table::progress(&format!(
+                "{server} at {rate}/s: {run}; average {:.2} ms, p99 {:.2} ms",
+                times.average, times.p99
+            ));
+        }
     }
     Ok(())
 }
