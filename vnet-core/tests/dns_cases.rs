@@ -21,11 +21,11 @@
     reason = "a test's own set-up is small and must not fail"
 )]
 
+mod replay;
+
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question, ResponseCode};
 use hickory_proto::rr::rdata::NULL;
@@ -38,48 +38,11 @@ use vnet_core::dns::{
 use vnet_core::model::{Endpoint, World};
 use vnet_core::types::{Mac, NetworkName};
 
+use replay::replay;
+
 #[test]
 fn cases() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/dns");
-    let mut files: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
-        .collect();
-    files.sort();
-    assert!(files.len() > 10, "the cases are gone");
-    let mut wrong = Vec::new();
-    for file in files {
-        let said = fs::read_to_string(&file).unwrap();
-        let says = Case::default().play(&said);
-        if says == said {
-            continue;
-        }
-        if std::env::var_os("UPDATE").is_some() {
-            fs::write(&file, says).unwrap();
-        } else {
-            wrong.push(format!("{}:\n{}", file.display(), difference(&said, &says)));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
-
-/// The first line that differs, with the question before it.
-fn difference(said: &str, says: &str) -> String {
-    let (said, says): (Vec<_>, Vec<_>) = (said.lines().collect(), says.lines().collect());
-    let most = said.len().max(says.len());
-    let first = (0..most).find(|at| said.get(*at) != says.get(*at));
-    let Some(at) = first else {
-        return String::new();
-    };
-    let before = said[..at.min(said.len())].iter().rev();
-    let question = before.copied().find(|l| !l.starts_with('<')).unwrap_or("");
-    let line = |lines: &[&str]| lines.get(at).copied().unwrap_or("").to_owned();
-    format!(
-        "  after    {question}\n  expected {}\n  got      {}\n",
-        line(&said),
-        line(&says)
-    )
+    replay("dns", 10, |said| Case::default().play(said));
 }
 
 /// A question that an upstream has, or that is left to the checker of signatures.
