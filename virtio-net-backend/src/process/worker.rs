@@ -185,14 +185,18 @@ impl Worker {
     }
 
     fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        // Before it waits: who lost memory may have nothing more to say.
+        let timeout = if lost_memory::take_any() {
+            self.end_lost();
+            Some(Duration::ZERO)
+        } else {
+            timeout
+        };
         for source in self.poll.wait(timeout)? {
             self.handle(source);
         }
         for number in std::mem::take(&mut self.unserved) {
             self.serve(number);
-        }
-        if lost_memory::take_any() {
-            self.end_lost();
         }
         self.timers();
         Ok(())
