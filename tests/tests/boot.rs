@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tests::{Machine, Netd, Ns, World, tool, wait_for};
@@ -187,6 +187,22 @@ fn program(says: &str) -> Vec<u8> {
     code
 }
 
+/// Waits until what QEMU boots says its word.
+fn boots(netd: &Netd, argv: &[&str], serial: &Path, word: &str) -> anyhow::Result<()> {
+    let qemu = netd.ns().spawn(argv)?;
+    wait_for("the program's word", Duration::from_secs(180), || {
+        let said = fs::read(serial).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        anyhow::ensure!(
+            said.contains(word),
+            "{said}\n{}\n{}",
+            qemu.log(),
+            netd.log()
+        );
+        Ok(())
+    })
+}
+
 #[test]
 fn a_guest_boots_by_ipxe() -> anyhow::Result<()> {
     let name = "boot::a_guest_boots_by_ipxe";
@@ -207,18 +223,7 @@ fn a_guest_boots_by_ipxe() -> anyhow::Result<()> {
     argv.extend(fixed.split(' '));
     argv.extend(["-serial", &chardev]);
     argv.extend(line.split_whitespace());
-    let qemu = world.host.spawn(&argv)?;
-    wait_for("the program's word", Duration::from_secs(120), || {
-        let said = fs::read(&serial).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        anyhow::ensure!(
-            said.contains("booted from netd"),
-            "{said}\n{}\n{}",
-            qemu.log(),
-            netd.log()
-        );
-        Ok(())
-    })?;
+    boots(&netd, &argv, &serial, "booted from netd")?;
     let lease = netd.json(&["lease", "show", "lab", "diskless"])?;
     assert!(
         lease["address"]
@@ -330,18 +335,7 @@ tftp = "{}"
     ]);
     argv.extend(without.iter().flat_map(|what| ["-fw_cfg", what]));
     argv.extend(line.split_whitespace());
-    let qemu = world.host.spawn(&argv)?;
-    wait_for("the program's word", Duration::from_secs(180), || {
-        let said = fs::read(&serial).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        anyhow::ensure!(
-            said.contains(says),
-            "{said}\n{}\n{}",
-            qemu.log(),
-            netd.log()
-        );
-        Ok(())
-    })
+    boots(&netd, &argv, &serial, says)
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!   10.51.0.0/24   10.50.0.0/24      fd00:51::/64   fd00:50::/64
 //! ```
 
+use std::path::Path;
 use std::time::Duration;
 
 use tests::world::reaches;
@@ -91,6 +92,15 @@ impl<'w> Far<'w> {
         Ok(proc)
     }
 
+    /// ISC's relay between the far link and netd.
+    fn dhcrelay(&self, program: &Path, more: &[&str]) -> anyhow::Result<Proc> {
+        let program = program.display().to_string();
+        let pid = self.relay.scratch().join("pid").display().to_string();
+        let fixed = ["-4", "-d", "-pf", &pid, "-i", "eth0", "-i", "eth1"];
+        let argv = [&[&*program][..], &fixed, more, &["10.50.0.1"]].concat();
+        self.relays(&argv, "Sending on   Socket")
+    }
+
     fn listed(&self, address: &str) -> anyhow::Result<()> {
         let listed = self.netd.vnet(&["lease", "list", "lab"])?;
         anyhow::ensure!(listed.contains(address), "no {address} in\n{listed}");
@@ -145,22 +155,7 @@ fn dhcrelay_adds_its_circuit_and_a_reservation_is_for_it() -> anyhow::Result<()>
     }
     let world = World::new()?;
     let far = Far::on(&world)?;
-    let dhcrelay = dhcrelay.display().to_string();
-    let pid = far.relay.scratch().join("pid").display().to_string();
-    let argv = [
-        &dhcrelay,
-        "-4",
-        "-d",
-        "-a",
-        "-pf",
-        &pid,
-        "-i",
-        "eth0",
-        "-i",
-        "eth1",
-        "10.50.0.1",
-    ];
-    let relay = far.relays(&argv, "Sending on   Socket")?;
+    let relay = far.dhcrelay(&dhcrelay, &["-a"])?;
     // It throws away what comes back without its words, or not for its circuit.
     let client = Dhclient::on(&far.far, "eth0", "send host-name \"other\";\n")?;
     let running = client.start()?;
@@ -195,21 +190,7 @@ fn a_client_behind_dhcrelay_renews_past_it() -> anyhow::Result<()> {
     );
     let far = Far::serving(&world, &document)?;
     far.relay.sh("sysctl -qw net.ipv4.ip_forward=1")?;
-    let dhcrelay = dhcrelay.display().to_string();
-    let pid = far.relay.scratch().join("pid").display().to_string();
-    let argv = [
-        &dhcrelay,
-        "-4",
-        "-d",
-        "-pf",
-        &pid,
-        "-i",
-        "eth0",
-        "-i",
-        "eth1",
-        "10.50.0.1",
-    ];
-    let relay = far.relays(&argv, "Sending on   Socket")?;
+    let relay = far.dhcrelay(&dhcrelay, &[])?;
     let client = Dhclient::on(&far.far, "eth0", "send host-name \"other\";\n")?;
     let running = client.start()?;
     let lease = client.bound()?;

@@ -252,18 +252,28 @@ fn always(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<u8> {
 
 fn relays(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv4Addr> {
     let form = "the relay's own IPv4 address, like 10.50.0.2";
+    let nobodys = |a: &Ipv4Addr| a.is_unspecified() || a.is_broadcast() || a.is_multicast();
+    relays_of(at, doc, form, nobodys, check)
+}
+
+/// The relays of a subnet of either family, but for addresses that no relay can have.
+pub(super) fn relays_of<A: std::str::FromStr>(
+    at: &str,
+    doc: &DhcpDoc,
+    form: &str,
+    nobodys: impl Fn(&A) -> bool,
+    check: &mut Check,
+) -> Vec<A> {
     let mut relays = Vec::new();
     for (i, text) in doc.relays.iter().enumerate() {
         let at = format!("{at}.dhcp.relays[{i}]");
-        let relay = check.form::<Ipv4Addr>(&at, text, form);
-        if relay.is_some_and(|a| a.is_unspecified() || a.is_broadcast() || a.is_multicast()) {
-            check.wrong(
+        match check.form::<A>(&at, text, form) {
+            Some(relay) if nobodys(&relay) => check.wrong(
                 at,
                 format!("`{text}` can be no relay's address: give {form}"),
-            );
-            continue;
+            ),
+            relay => relays.extend(relay),
         }
-        relays.extend(relay);
     }
     relays
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::boot::boot6;
-use super::subnet::{hex, lease_time, spelled, unicast_mac};
+use super::subnet::{hex, lease_time, relays_of, spelled, unicast_mac};
 use crate::config::check::Check;
 use crate::config::native::{DhcpDoc, OptionDoc, RaDoc, RangeDoc, ReservationDoc};
 use crate::model::{Dhcp6, DhcpOption6, Preference, Ra, RaMode, Reservation6, Subnet6};
@@ -141,20 +141,8 @@ pub(in crate::config) fn ra(doc: Option<&RaDoc>, subnets: &[Subnet6], check: &mu
 
 fn relays6(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv6Addr> {
     let form = "the relay's own IPv6 address, like fd00:50::2";
-    let mut relays = Vec::new();
-    for (i, text) in doc.relays.iter().enumerate() {
-        let at = format!("{at}.dhcp.relays[{i}]");
-        let relay = check.form::<Ipv6Addr>(&at, text, form);
-        if relay.is_some_and(|a| a.is_unspecified() || a.is_multicast()) {
-            check.wrong(
-                at,
-                format!("`{text}` can be no relay's address: give {form}"),
-            );
-            continue;
-        }
-        relays.extend(relay);
-    }
-    relays
+    let nobodys = |a: &Ipv6Addr| a.is_unspecified() || a.is_multicast();
+    relays_of(at, doc, form, nobodys, check)
 }
 
 fn routes6(at: &str, doc: &DhcpDoc, check: &mut Check) -> Vec<Ipv6Net> {
