@@ -24,7 +24,7 @@ const UDHCPC: &str = include_str!("udhcpc.sh");
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_net"];
 
 /// Programs of this machine that guests have too, where it has them.
-const TOOLS: [&str; 2] = ["iperf3", "ethtool"];
+const TOOLS: [&str; 3] = ["iperf3", "ethtool", "dnsperf"];
 
 /// A bootable pair.
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! Which gateway addresses are listened at: as wanted, and again and again where something is in the way.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -21,6 +22,8 @@ pub(super) struct Listener {
     pub(super) network: NetworkId,
     pub(super) address: IpAddr,
     pub(super) udp: UdpSocket,
+    /// Whether answers to one client may go down as one.
+    pub(super) joins: Cell<bool>,
     /// `None` while another program has the port.
     pub(super) tcp: Option<TcpListener>,
 }
@@ -120,6 +123,7 @@ impl Worker {
             network,
             address,
             udp: listen::udp(address, bridge)?,
+            joins: Cell::new(true),
             tcp: None,
         });
         let watch = |l: &Listener| self.watch(&l.udp, Token::Udp(index), EventFlags::IN);

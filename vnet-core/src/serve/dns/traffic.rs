@@ -5,7 +5,7 @@ use std::io;
 use rustix::event::epoll::EventFlags;
 use tracing::debug;
 
-use super::mmsg::{self, Address};
+use super::mmsg::{self, Address, Letter};
 use super::worker::{Token, Worker};
 use crate::dns::{Effect, From, Target, Way};
 
@@ -29,7 +29,7 @@ impl Worker {
                 }
             };
             self.busy += got;
-            let mut ready: Vec<(Option<Address>, &[u8])> = Vec::with_capacity(got);
+            let mut ready: Vec<Letter<'_>> = Vec::with_capacity(got);
             for (i, out) in self.replies.iter_mut().take(got).enumerate() {
                 let (bytes, address) = self.batch.message(i);
                 let Some(client) = address.socket() else {
@@ -47,7 +47,7 @@ impl Worker {
                     ready.push((Some(address), out));
                 }
             }
-            if let Err(e) = mmsg::send(&listener.udp, &ready) {
+            if let Err(e) = mmsg::send_joined(&listener.udp, &mut ready, &listener.joins) {
                 debug!(error = %e, address = %listener.address, "an answer could not be sent");
             }
             if got < mmsg::BATCH {
@@ -177,11 +177,10 @@ impl Worker {
                         Way::Udp(_, to) => Some(Address::of(*to)),
                         Way::Tcp(..) | Way::Check(_) => None,
                     };
-                    let messages: Vec<_> = same
-                        .iter()
-                        .map(|(way, m)| (to(way), m.as_slice()))
-                        .collect();
-                    if let Err(e) = mmsg::send(&listener.udp, &messages) {
+                    let letters = same.iter().map(|(way, m)| (to(way), m.as_slice()));
+                    let mut letters: Vec<Letter<'_>> = letters.collect();
+                    let sent = mmsg::send_joined(&listener.udp, &mut letters, &listener.joins);
+                    if let Err(e) = sent {
                         debug!(error = %e, address = %listener.address, "an answer could not be sent");
                     }
                 }
