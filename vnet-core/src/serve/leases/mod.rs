@@ -1,16 +1,22 @@
 //! The leases: the handle that the driver holds, and the one thread behind it that serves DHCP of every network.
 //!
 //! ```text
-//!   driver --commands--> +-----------------------------------+ --events--> DNS, event API
-//!                        |  worker: one thread, one epoll    |
-//!   bridges --frames---> |  read all, decide, ONE commit,    | --frames--> bridges
-//!                        |  then send what waited for it     |
-//!                        +-----------------------------------+
+//!   driver --commands--> +---------------------------------+ --what may go at once--> bridges
+//!   bridges --frames---> |  worker: one thread, one epoll  |
+//!                        |  reads all, decides, sends      | --what waited for the disk--> bridges
+//!                        +---------------------------------+
+//!                             | a batch        ^ its frames
+//!                             v                |
+//!                        +---------------------------------+
+//!                        |  disk: ONE commit a batch       | --events, answers--> DNS, event API, driver
+//!                        +---------------------------------+
 //! ```
-//! A turn of the loop takes in whatever waits, so the more there is to do the more leases share one `fdatasync`.
-//! If the disk refuses, nothing that waited for it is sent, and the records are tried again with the next turn.
-//! The thread lives in the network namespace of whoever called [`Leases::start`] and ends with the last handle.
+//! While a batch is written the next one gathers, so the more there is to do the more leases share one `fdatasync`, and
+//! nobody who needs no disk waits for it. If the disk refuses, nothing that waited for it is sent, and the records are
+//! tried again with what comes next. The threads live in the network namespace of whoever called [`Leases::start`] and end
+//! with the last handle.
 
+mod disk;
 mod turn;
 mod worker;
 
@@ -53,9 +59,13 @@ struct Bell(Arc<OwnedFd>);
 
 impl Bell {
     fn ring(&self) {
-        // A full counter (2^64 - 2 unheard rings) is still a ring.
-        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+        ring(&self.0);
     }
+}
+
+fn ring(bell: &OwnedFd) {
+    // A full counter (2^64 - 2 unheard rings) is still a ring.
+    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
 }
 
 impl Drop for Bell {

@@ -1,4 +1,4 @@
-//! The thread that owns every lease book and every DHCP socket.
+//! The thread that owns every lease book and every DHCP socket. It never waits for the disk (see [`super::disk`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,7 +11,8 @@ use rustix::fd::OwnedFd;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::broadcast;
 
-use super::{Command, Lease, LeaseEvent, News, Stats, Turn, Wanted};
+use super::disk::{Disk, Frames, Refused};
+use super::{Command, Lease, News, Stats, Turn, Wanted};
 use crate::lease::{Change, LeaseRecord, Time};
 use crate::serve::dhcp4::Dhcp4;
 use crate::serve::dhcp6::Dhcp6;
@@ -24,14 +25,16 @@ use crate::types::NetworkName;
 const RETRY_MILLIS: u64 = 1000;
 /// A turn with this many records was a busy one,
 const BUSY: usize = 4;
-/// and the next one begins so much later: a commit costs the same for one lease as for fifty, and what it costs is
-/// taken from those who ask. At rates where turns are short nobody waits.
+/// and the next one begins so much later: a turn and a commit cost the same for one lease as for fifty, and what they
+/// cost is taken from those who ask. At rates where turns are short nobody waits.
 const GATHER: std::time::Duration = std::time::Duration::from_micros(700);
+/// A batch with so many records waits for the one before it, and so does everybody: no disk is that slow.
+const MOST: usize = 4096;
 /// Epoll's name for the bell; networks have [`SOCKETS`] each, from there up.
 const BELL: u64 = 0;
 /// A socket of a network. They are read in this order: answers of ARP may turn a REQUEST of the same turn into a NAK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Door {
+pub(super) enum Door {
     Arp,
     Dhcp4,
     Dhcp6,
@@ -43,18 +46,15 @@ const DOORS: [Door; 4] = [Door::Arp, Door::Dhcp4, Door::Dhcp6, Door::Ra];
 const SOCKETS: u64 = DOORS.len() as u64;
 
 pub(super) struct Worker {
-    store: Store,
+    disk: Disk,
     commands: Receiver<Command>,
     bell: Arc<OwnedFd>,
-    events: broadcast::Sender<News>,
     epoll: OwnedFd,
     clock: Clock,
     networks: BTreeMap<NetworkName, Network>,
     by_number: BTreeMap<u64, NetworkName>,
     last_number: u64,
     inbox: Inbox,
-    /// What the disk refused: written with the next turn, before anything else.
-    owed: Owed,
     look_again: Time,
 }
 
@@ -120,15 +120,6 @@ impl Network {
     }
 }
 
-/// What waits for the disk, by the sockets it leaves by.
-type Frames = Vec<(NetworkName, Door, Vec<Vec<u8>>)>;
-
-#[derive(Default)]
-struct Owed {
-    ops: Vec<Op>,
-    events: Vec<LeaseEvent>,
-}
-
 impl Worker {
     pub(super) fn new(
         store: Store,
@@ -137,22 +128,21 @@ impl Worker {
         bell: Arc<OwnedFd>,
         events: broadcast::Sender<News>,
     ) -> std::io::Result<Self> {
+        let commit = move |ops: &[Op]| store.commit(ops);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = epoll::EventData::new_u64(BELL);
         epoll::add(&epoll, &*bell, wake, epoll::EventFlags::IN)?;
         raise_file_limit();
         let mut worker = Self {
-            store,
+            disk: Disk::start(commit, events, bell.clone())?,
             commands,
             bell,
-            events,
             epoll,
             clock: Clock::start(),
             networks: BTreeMap::new(),
             by_number: BTreeMap::new(),
             last_number: 0,
             inbox: Inbox::new(),
-            owed: Owed::default(),
             look_again: Time::NEVER,
         };
         let mut by_network = BTreeMap::<NetworkName, Vec<LeaseRecord>>::new();
@@ -188,16 +178,22 @@ impl Worker {
         }
     }
 
-    /// One turn: commands, answers of ARP, messages, timers, the commit, and then what waited for it. How many records
-    /// went to disk; `None` when the last handle is gone.
+    /// One turn: what is durable by now, commands, answers of ARP, messages, timers, and the next batch for the disk. How
+    /// many records are in it; `None` when the last handle is gone.
     fn turn(&mut self, ready: &BTreeSet<u64>) -> Option<usize> {
         let now = self.clock.now();
         let mut turn = Turn::default();
+        if self.disk.next().records() >= MOST {
+            let written = self.disk.wait();
+            self.let_go(now, written);
+        }
+        let mut is_wanted = true;
         if ready.contains(&BELL) {
             self.heard();
-            self.obey(now, &mut turn)?;
+            let written = self.disk.written();
+            self.let_go(now, written);
+            is_wanted = self.obey(now, &mut turn);
         }
-        let mut frames = Frames::new();
         for door in DOORS {
             for name in self.having(ready, door) {
                 let Some(network) = self.networks.get_mut(&name) else {
@@ -207,41 +203,34 @@ impl Worker {
                 if network.should_look_again() {
                     self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
                 }
-                frames.push((name, door, std::mem::take(&mut turn.frames)));
+                let frames = std::mem::take(&mut turn.frames);
+                self.disk.next().hold(name, door, frames);
             }
         }
         self.timers(now, &mut turn);
         let records = turn.ops.len();
-        self.finish(now, turn, frames);
-        Some(records)
+        if records > 0 || !turn.answers.is_empty() {
+            self.disk.try_again();
+        }
+        self.disk.next().add(turn);
+        let free = self.disk.write();
+        self.send(free);
+        is_wanted.then_some(records)
     }
 
-    /// Puts the turn on disk, and then, only then, lets the world know.
-    fn finish(&mut self, now: Time, turn: Turn, frames: Frames) {
-        self.owed.ops.extend(turn.ops);
-        self.owed.events.extend(turn.events);
-        match self.store.commit(&self.owed.ops) {
-            Ok(()) => {
-                self.owed.ops.clear();
-                for (name, door, frames) in frames {
-                    if let Some(network) = self.networks.get_mut(&name) {
-                        network.send(door, &frames);
-                    }
-                }
-                let news = std::mem::take(&mut self.owed.events);
-                if !news.is_empty() {
-                    // Nobody may be listening.
-                    let _ = self.events.send(news.into());
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "leases cannot be written: nobody is told about them");
-                self.owed.forget_doubles();
-                self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS));
-            }
+    /// Sends what waited for a batch, or looks again later if the disk refused it.
+    fn let_go(&mut self, now: Time, written: Result<Frames, Refused>) {
+        match written {
+            Ok(frames) => self.send(frames),
+            Err(Refused) => self.look_again = self.look_again.min(now.plus_millis(RETRY_MILLIS)),
         }
-        for answer in turn.answers {
-            answer();
+    }
+
+    fn send(&mut self, frames: Frames) {
+        for (name, door, frames) in frames {
+            if let Some(network) = self.networks.get_mut(&name) {
+                network.send(door, &frames);
+            }
         }
     }
 
@@ -271,6 +260,7 @@ impl Worker {
         }
         if self.look_again <= now {
             self.look_again = Time::NEVER;
+            self.disk.try_again();
             let names: Vec<NetworkName> = self.networks.keys().cloned().collect();
             for name in names {
                 if let Err(error) = self.open(now, &name) {
@@ -302,13 +292,13 @@ impl Worker {
         })
     }
 
-    /// Does what the handles ask. `None` when there is none any more.
-    fn obey(&mut self, now: Time, turn: &mut Turn) -> Option<()> {
+    /// Does what the handles ask; whether there is one left.
+    fn obey(&mut self, now: Time, turn: &mut Turn) -> bool {
         loop {
             match self.commands.try_recv() {
                 Ok(command) => self.command(now, command, turn),
-                Err(TryRecvError::Empty) => return Some(()),
-                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
             }
         }
     }
@@ -468,29 +458,6 @@ impl Worker {
     fn heard(&self) {
         let mut count = [0; 8];
         let _ = rustix::io::read(&*self.bell, &mut count);
-    }
-}
-
-impl Owed {
-    /// Only the last word on each address counts: a disk that stays full costs no more memory than the pools.
-    fn forget_doubles(&mut self) {
-        let mut seen = BTreeSet::new();
-        let mut kept: Vec<Op> = Vec::new();
-        for op in self.ops.drain(..).rev() {
-            let key = match &op {
-                Op::PutLease(record) => (record.network.clone(), record.address),
-                Op::DeleteLease { network, address } => (network.clone(), *address),
-                Op::PutDocument { .. } | Op::DeleteDocument { .. } => continue,
-            };
-            if seen.insert(key) {
-                kept.push(op);
-            }
-        }
-        kept.reverse();
-        self.ops = kept;
-        let most = self.ops.len().max(1024);
-        let surplus = self.events.len().saturating_sub(most);
-        self.events.drain(..surplus);
     }
 }
 
