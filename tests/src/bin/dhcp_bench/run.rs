@@ -23,11 +23,36 @@ pub(crate) struct Run {
     pub(crate) times: Option<Times>,
 }
 
-/// Milliseconds from the DISCOVER to the OFFER and from the REQUEST to the ACK, added.
-#[derive(Debug)]
-pub(crate) struct Times {
+/// How long clients waited for one kind of answer, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
     pub(crate) average: f64,
     pub(crate) p99: f64,
+}
+
+/// From the DISCOVER to the OFFER, and from the REQUEST to the ACK.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) offer: Wait,
+    pub(crate) ack: Wait,
+}
+
+impl Times {
+    /// Of both together, as a client that wants an address waits for both.
+    pub(crate) fn whole(self) -> Wait {
+        Wait {
+            average: self.offer.average + self.ack.average,
+            p99: self.offer.p99 + self.ack.p99,
+        }
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let p99 = self.whole().p99;
+        let (offer, ack) = (self.offer.average, self.ack.average);
+        write!(f, "{offer:.2} + {ack:.2}, p99 {p99:.2} ms")
+    }
 }
 
 impl Run {
@@ -90,19 +115,24 @@ fn own_drops(lab: &Lab) -> anyhow::Result<u64> {
 
 /// From the lines `sent / received: 000000.000086 / 000000.000284`, first of all OFFERs, then of all ACKs.
 fn times_of(said: &str) -> anyhow::Result<Times> {
-    let mut p99 = 0.0;
-    let mut average = 0.0;
-    for part in said.split("***Timestamps for packets:").skip(1) {
-        let times = part.lines().filter_map(|line| {
-            let (sent, received) = line.strip_prefix("sent / received: ")?.split_once(" / ")?;
-            Some((received.parse::<f64>().ok()? - sent.parse::<f64>().ok()?) * 1e3)
-        });
-        let mut times: Vec<f64> = times.collect();
-        ensure!(!times.is_empty(), "no times");
-        times.sort_by(f64::total_cmp);
-        p99 += times[times.len() * 99 / 100];
-        average += times.iter().sum::<f64>() / f64::from(u32::try_from(times.len())?);
-    }
-    ensure!(average > 0.0, "no times");
-    Ok(Times { average, p99 })
+    let mut waits = said.split("***Timestamps for packets:").skip(1).map(wait);
+    let mut next = || waits.next().context("no times")?;
+    Ok(Times {
+        offer: next()?,
+        ack: next()?,
+    })
+}
+
+fn wait(part: &str) -> anyhow::Result<Wait> {
+    let times = part.lines().filter_map(|line| {
+        let (sent, received) = line.strip_prefix("sent / received: ")?.split_once(" / ")?;
+        Some((received.parse::<f64>().ok()? - sent.parse::<f64>().ok()?) * 1e3)
+    });
+    let mut times: Vec<f64> = times.collect();
+    ensure!(!times.is_empty(), "no times");
+    times.sort_by(f64::total_cmp);
+    Ok(Wait {
+        average: times.iter().sum::<f64>() / f64::from(u32::try_from(times.len())?),
+        p99: times[times.len() * 99 / 100],
+    })
 }
