@@ -155,8 +155,8 @@ impl Case {
     fn pass(&mut self, line: &str) -> Vec<String> {
         self.now += line[1..].trim().parse::<u64>().unwrap();
         let now = self.time();
-        self.server().expire(now);
-        let ended = self.server().take_ended();
+        self.server().desk_mut().expire(now);
+        let ended = self.server().desk_mut().take_ended();
         ended
             .iter()
             .map(|e| format!("event {} {}", e.kind.word(), e.lease.address))

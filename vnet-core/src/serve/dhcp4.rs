@@ -96,11 +96,6 @@ impl Dhcp4 {
             }
         }
     }
-
-    pub(super) fn expire(&mut self, now: Time, turn: &mut Turn) {
-        self.server.expire(now);
-        turn.events.extend(self.server.take_ended());
-    }
 }
 
 impl Aside {

@@ -69,11 +69,6 @@ impl Dhcp6 {
             },
         );
     }
-
-    pub(super) fn expire(&mut self, now: Time, turn: &mut Turn) {
-        self.server.expire(now);
-        turn.events.extend(self.server.take_ended());
-    }
 }
 
 /// One datagram: what may go at once goes to `at_once`, what waits for the disk into the turn.

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::identity::Guest;
 use super::{Message, Reason, Server, code};
-use crate::lease::{Change, Client, LeaseEvent, LeaseKind, Slot, Time};
+use crate::dhcp::Changes;
+use crate::lease::{Client, Slot, Time};
 use crate::types::{Mac, PortName};
 
 /// Why a new port cannot have an address.
@@ -39,7 +40,7 @@ impl Server {
         }
         excluded.extend(self.promised.values());
         let excluded = excluded.into_iter().map(IpAddr::V4).collect();
-        self.book.lay_out(self.scope.pools(), excluded);
+        self.desk.book.lay_out(self.scope.pools(), excluded);
     }
 
     /// The subnets that a message can be about: the relay's, or all of the link.
@@ -67,13 +68,17 @@ impl Server {
         if subnets.is_empty() {
             return Err(Reason::NoSubnet);
         }
-        let free = |address: &Ipv4Addr| self.book.is_free_for(IpAddr::V4(*address), &guest.client);
+        let free = |address: &Ipv4Addr| {
+            self.desk
+                .book
+                .is_free_for(IpAddr::V4(*address), &guest.client)
+        };
         for at in &subnets {
             if let Some(fixed) = self.fixed(*at, guest).filter(free) {
                 return Ok((*at, fixed));
             }
         }
-        let own = self.book.addresses_of(&guest.client);
+        let own = self.desk.book.addresses_of(&guest.client);
         for address in own {
             if let IpAddr::V4(v4) = address
                 && let Ok(at) = self.may_have(message, guest, *v4)
@@ -114,7 +119,7 @@ impl Server {
             return Err("not an address for clients");
         }
         let fixed = self.fixed(at, guest);
-        let free = |a: Ipv4Addr| self.book.is_free_for(IpAddr::V4(a), &guest.client);
+        let free = |a: Ipv4Addr| self.desk.book.is_free_for(IpAddr::V4(a), &guest.client);
         match fixed {
             Some(own) if own == address => {}
             // Its own address is another one, and it can have it.
@@ -126,8 +131,11 @@ impl Server {
             return Err("address in use");
         }
         // A lease outlives its range until it ends; what one only had before is given again only out of a range.
-        let held = matches!(self.book.slot(IpAddr::V4(address)), Some(Slot::Held(_)));
-        let in_pool = self.book.pools()[at].contains(IpAddr::V4(address));
+        let held = matches!(
+            self.desk.book.slot(IpAddr::V4(address)),
+            Some(Slot::Held(_))
+        );
+        let in_pool = self.desk.book.pools()[at].contains(IpAddr::V4(address));
         if fixed == Some(address) || held || in_pool {
             return Ok(at);
         }
@@ -165,12 +173,12 @@ impl Server {
 
     /// Whether an address is reserved, and not for this guest.
     fn is_anothers(&self, address: Ipv4Addr, guest: &Guest) -> bool {
-        self.book.is_excluded(IpAddr::V4(address)) && !self.is_fixed_for(address, guest)
+        self.desk.book.is_excluded(IpAddr::V4(address)) && !self.is_fixed_for(address, guest)
     }
 
     /// Whether the client holds the address, or was offered it.
     pub(super) fn is_theirs(&self, address: Ipv4Addr, guest: &Guest) -> bool {
-        match self.book.slot(IpAddr::V4(address)) {
+        match self.desk.book.slot(IpAddr::V4(address)) {
             Some(Slot::Held(record)) => record.client == guest.client,
             Some(Slot::Offered(offer)) => offer.client == guest.client,
             Some(Slot::Lapsed(_) | Slot::Quarantined(_)) | None => false,
@@ -179,13 +187,13 @@ impl Server {
 
     fn is_blank(&self, subnet: usize, address: Ipv4Addr) -> bool {
         let address = IpAddr::V4(address);
-        self.book.pools()[subnet].contains(address)
-            && self.book.slot(address).is_none()
-            && !self.book.is_excluded(address)
+        self.desk.book.pools()[subnet].contains(address)
+            && self.desk.book.slot(address).is_none()
+            && !self.desk.book.is_excluded(address)
     }
 
     fn pick(&self, subnet: usize, hash: u64) -> Option<(usize, Ipv4Addr)> {
-        match self.book.pools().get(subnet)?.choose(hash)? {
+        match self.desk.book.pools().get(subnet)?.choose(hash)? {
             IpAddr::V4(address) => Some((subnet, address)),
             IpAddr::V6(_) => None,
         }
@@ -203,7 +211,7 @@ impl Server {
         wanted: Option<Ipv4Addr>,
         name: Option<&PortName>,
     ) -> Result<Ipv4Addr, ReserveError> {
-        self.expire(now);
+        self.desk.expire(now);
         let address = self.reservable(mac, wanted, name)?;
         self.promised.insert(mac, address);
         self.lay_out();
@@ -230,6 +238,7 @@ impl Server {
         let reserved = by_mac.chain(by_name).filter_map(|h| h.ip);
         let client = Client::Mac(mac);
         let previous = self
+            .desk
             .book
             .addresses_of(&client)
             .iter()
@@ -238,8 +247,8 @@ impl Server {
                 IpAddr::V6(_) => None,
             })
             .filter(|a| {
-                let held = matches!(self.book.slot(IpAddr::V4(*a)), Some(Slot::Held(_)));
-                let mut pools = self.book.pools().iter();
+                let held = matches!(self.desk.book.slot(IpAddr::V4(*a)), Some(Slot::Held(_)));
+                let mut pools = self.desk.book.pools().iter();
                 held || pools.any(|pool| pool.contains(IpAddr::V4(*a)))
             });
         let mut known = reserved.chain(previous);
@@ -284,7 +293,7 @@ impl Server {
         {
             return taken("a reservation".to_owned());
         }
-        match self.book.slot(IpAddr::V4(address)) {
+        match self.desk.book.slot(IpAddr::V4(address)) {
             Some(Slot::Held(lease)) if lease.mac != Some(mac) => {
                 let who = lease.mac.map_or_else(String::new, |m| format!(" of {m}"));
                 taken(format!("the lease{who}"))
@@ -294,42 +303,10 @@ impl Server {
         }
     }
 
-    /// Ends a lease for the operator. Empty if there is none.
-    pub fn release(&mut self, now: Time, address: Ipv4Addr) -> (Vec<Change>, Vec<LeaseEvent>) {
-        self.expire(now);
-        match self.book.release(IpAddr::V4(address), now) {
-            Some(lease) => {
-                let kind = LeaseKind::Released;
-                (
-                    vec![Change::Put(lease.clone())],
-                    vec![LeaseEvent { kind, lease }],
-                )
-            }
-            None => (Vec::new(), Vec::new()),
-        }
-    }
-
     /// Forgets everything about a MAC, because its port is gone.
-    pub fn forget(&mut self, now: Time, mac: Mac) -> (Vec<Change>, Vec<LeaseEvent>) {
-        self.expire(now);
+    pub fn forget(&mut self, now: Time, mac: Mac) -> Changes {
         self.promised.remove(&mac);
-        let of_mac = |slot: &Slot| slot.record().is_some_and(|r| r.mac == Some(mac));
-        let addresses = self.book.addresses_where(of_mac);
-        let (mut changes, mut events) = (Vec::new(), Vec::new());
-        for address in addresses {
-            let held = matches!(self.book.slot(address), Some(Slot::Held(_)));
-            let Some(lease) = self.book.forget(address) else {
-                continue;
-            };
-            changes.push(Change::Delete(self.scope.network.clone(), address));
-            if held {
-                events.push(LeaseEvent {
-                    kind: LeaseKind::Released,
-                    lease,
-                });
-            }
-        }
-        (changes, events)
+        self.desk.forget(now, mac)
     }
 }
 

@@ -3,8 +3,18 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::identity::Guest;
-use super::{Message, MessageType, Sender, Server, Verdict};
-use crate::lease::{Change, LeaseEvent, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
+use super::{Message, MessageType, Reply, Sender, Server, Verdict};
+use crate::dhcp::Changes;
+use crate::lease::{Change, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
+
+/// What changes, and the reply that waits until it is on disk.
+pub(super) fn commit(changes: Changes, then: Option<Reply>) -> Verdict {
+    Verdict::Commit {
+        records: changes.records,
+        events: changes.events,
+        then,
+    }
+}
 
 impl Server {
     /// Writes the lease into the book; the reply waits for the disk.
@@ -20,7 +30,7 @@ impl Server {
         let mut record = self.record(now, message, guest, address, seconds);
         record.hostname = self.name_for(guest, subnet, address);
         let mut before = None;
-        if let Some(Slot::Held(old)) = self.book.slot(record.address)
+        if let Some(Slot::Held(old)) = self.desk.book.slot(record.address)
             && old.client == record.client
         {
             record.granted = old.granted;
@@ -34,29 +44,22 @@ impl Server {
             }
             before = Some(old.clone());
         }
-        let (mut records, mut events) = self.give_up_others(now, message, guest, address);
+        let mut changes = Changes::default();
+        self.give_up_others(now, message, guest, address, &mut changes);
         let same_name = before.as_ref().map(|old| &old.hostname) == Some(&record.hostname);
         let kind = match same_name {
             true => LeaseKind::Renewed,
             false => LeaseKind::Granted,
         };
         // With another name it is another lease to all who go by names, DNS first of them.
-        events.extend(before.filter(|_| !same_name).map(|lease| LeaseEvent {
-            kind: LeaseKind::Released,
-            lease,
-        }));
-        self.book.grant(record.clone());
-        let reply = self.draft(MessageType::Ack, message, from, guest, (subnet, address));
-        records.push(Change::Put(record.clone()));
-        events.push(LeaseEvent {
-            kind,
-            lease: record,
-        });
-        Verdict::Commit {
-            records,
-            events,
-            then: Some(reply),
+        if let Some(old) = before.filter(|_| !same_name) {
+            changes.tell(LeaseKind::Released, old);
         }
+        self.desk.book.grant(record.clone());
+        let reply = self.draft(MessageType::Ack, message, from, guest, (subnet, address));
+        changes.records.push(Change::Put(record.clone()));
+        changes.tell(kind, record);
+        commit(changes, Some(reply))
     }
 
     /// A client has one address of a link: what else it held or was offered there is free again.
@@ -66,54 +69,30 @@ impl Server {
         message: &Message<'_>,
         guest: &Guest,
         keep: Ipv4Addr,
-    ) -> (Vec<Change>, Vec<LeaseEvent>) {
-        let (mut changes, mut events) = (Vec::new(), Vec::new());
+        changes: &mut Changes,
+    ) {
         let link = self.subnets_for(message);
-        let others: Vec<IpAddr> = self.book.addresses_of(&guest.client).to_vec();
-        for other in others.into_iter().filter(|a| *a != IpAddr::V4(keep)) {
-            let IpAddr::V4(v4) = other else { continue };
-            if self.scope.subnet_of(v4).is_some_and(|s| !link.contains(&s)) {
-                continue;
-            }
-            self.book.withdraw(other);
-            // Beneath an offer lies what another client had: that one is still remembered by it.
-            let beneath = self.book.slot(other).and_then(Slot::record);
-            if beneath.is_none_or(|record| record.client != guest.client) {
-                continue;
-            }
-            let was_held = matches!(self.book.slot(other), Some(Slot::Held(_)));
-            let Some(mut lease) = self.book.forget(other) else {
-                continue;
-            };
-            changes.push(Change::Delete(lease.network.clone(), other));
-            if was_held {
-                lease.state = LeaseState::Released;
-                lease.expires = now;
-                events.push(LeaseEvent {
-                    kind: LeaseKind::Released,
-                    lease,
-                });
-            }
-        }
-        (changes, events)
+        let is_here = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => self.scope.subnet_of(*v4).is_none_or(|s| link.contains(&s)),
+            IpAddr::V6(_) => false,
+        };
+        let others = self.desk.book.addresses_of(&guest.client).iter();
+        let others = others.filter(|a| **a != IpAddr::V4(keep) && is_here(a));
+        let others: Vec<IpAddr> = others.copied().collect();
+        let is_own = |record: &LeaseRecord| record.client == guest.client;
+        self.desk.give_up(now, others, is_own, changes);
     }
 
     pub(super) fn withdraw_offers(&mut self, guest: &Guest) {
-        for address in self.book.addresses_of(&guest.client).to_vec() {
-            self.book.withdraw(address);
+        for address in self.desk.book.addresses_of(&guest.client).to_vec() {
+            self.desk.book.withdraw(address);
         }
     }
 
     pub(super) fn quarantine(&mut self, record: LeaseRecord) -> Verdict {
-        self.book.quarantine(record.clone());
-        Verdict::Commit {
-            records: vec![Change::Put(record.clone())],
-            events: vec![LeaseEvent {
-                kind: LeaseKind::Declined,
-                lease: record,
-            }],
-            then: None,
-        }
+        let mut changes = Changes::default();
+        self.desk.quarantine(record, &mut changes);
+        commit(changes, None)
     }
 
     pub(super) fn record(

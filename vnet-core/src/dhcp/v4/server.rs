@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::bind::commit;
 use super::identity::{Directory, Guest};
-
 use super::reply::{Draft, Us, nak};
 use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code};
-use crate::dhcp::Share;
-use crate::dhcp::limit::{MOST_PER_SOURCE, Rates, Refused};
-use crate::lease::{Book, Change, LeaseEvent, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
+use crate::dhcp::Desk;
+use crate::dhcp::limit::Refused;
+use crate::lease::{LeaseKind, LeaseRecord, LeaseState, Slot, Time};
 use crate::types::{Mac, PortName};
 
 /// How long an offered address is kept for its client.
@@ -22,13 +22,10 @@ const SHORTEST_LEASE: u32 = 60;
 pub struct Server {
     pub(super) scope: Scope,
     pub(super) directory: Directory,
-    pub(super) book: Book,
+    pub(super) desk: Desk,
     /// Addresses promised to ports that the scope does not have yet.
     pub(super) promised: BTreeMap<Mac, Ipv4Addr>,
-    rates: Rates,
     counters: Counters,
-    /// What ended by itself since somebody last asked.
-    ended: Vec<LeaseEvent>,
 }
 
 impl Server {
@@ -37,11 +34,9 @@ impl Server {
     pub fn new(scope: Scope, records: impl IntoIterator<Item = LeaseRecord>, now: Time) -> Self {
         let mut server = Self {
             directory: Directory::default(),
-            book: Book::load(records, now),
+            desk: Desk::new(scope.network.clone(), records, now),
             promised: BTreeMap::new(),
-            rates: Rates::default(),
             counters: Counters::default(),
-            ended: Vec::new(),
             scope: Scope::silent(scope.network.clone()),
         };
         server.configure(scope);
@@ -55,14 +50,16 @@ impl Server {
         self.directory = Directory::of(&self.scope);
         // A reservation made of a lease is for the client that holds it, by whatever it was known until now.
         let (directory, scope) = (&self.directory, &self.scope);
-        self.book.know_by_mac(|mac| directory.knows_mac(scope, mac));
+        self.desk
+            .book
+            .know_by_mac(|mac| directory.knows_mac(scope, mac));
         self.promised.clear();
         self.lay_out();
     }
 
     /// What is to be done about a message.
     pub fn handle(&mut self, now: Time, from: &Sender, message: &Message<'_>) -> Verdict {
-        self.expire(now);
+        self.desk.expire(now);
         *self.counters.received.entry(message.kind).or_insert(0) += 1;
         let verdict = self
             .decide(now, from, message)
@@ -71,7 +68,7 @@ impl Server {
             Verdict::Ignore(reason) => {
                 self.count_ignored(*reason);
                 if let Some(why) = refused(*reason) {
-                    self.rates.refuse(from.mac, why);
+                    self.desk.refuse(from.mac, why);
                 }
                 None
             }
@@ -91,8 +88,8 @@ impl Server {
 
     /// Somebody answers for an address that was just offered: it is taken out of use.
     pub fn conflict(&mut self, now: Time, address: Ipv4Addr, by: Mac) -> Verdict {
-        self.expire(now);
-        let offered_to_another = match self.book.slot(IpAddr::V4(address)) {
+        self.desk.expire(now);
+        let offered_to_another = match self.desk.book.slot(IpAddr::V4(address)) {
             // The client may answer for it already: a station that is known by its identifier has a MAC all the same.
             Some(Slot::Offered(offer)) => {
                 offer.client != crate::lease::Client::Mac(by) && offer.via != Some(by)
@@ -118,33 +115,15 @@ impl Server {
         self.quarantine(record)
     }
 
-    /// When [`Server::expire`] has something to do next.
+    /// Its leases.
     #[must_use]
-    pub fn next_due(&self) -> Option<Time> {
-        self.book.next_due()
+    pub const fn desk(&self) -> &Desk {
+        &self.desk
     }
 
-    /// Ends what is over.
-    pub fn expire(&mut self, now: Time) {
-        let ended = self.book.tick(now).into_iter().map(|lease| LeaseEvent {
-            kind: LeaseKind::Expired,
-            lease,
-        });
-        self.ended.extend(ended);
-    }
-
-    /// What is to leave the disk because too much had lapsed since.
-    pub fn take_forgotten(&mut self) -> Vec<Change> {
-        let network = self.scope.network.clone();
-        let forgotten = self.book.take_forgotten().into_iter();
-        forgotten
-            .map(|address| Change::Delete(network.clone(), address))
-            .collect()
-    }
-
-    /// What ended by itself. It was on disk already: a lease's end is written with it.
-    pub fn take_ended(&mut self) -> Vec<LeaseEvent> {
-        std::mem::take(&mut self.ended)
+    /// Its leases, to end what is over.
+    pub const fn desk_mut(&mut self) -> &mut Desk {
+        &mut self.desk
     }
 
     /// What was counted.
@@ -153,25 +132,10 @@ impl Server {
         &self.counters
     }
 
-    /// What an Ethernet source has of it.
-    #[must_use]
-    pub fn share(&self, source: Mac) -> Share {
-        Share {
-            addresses: self.book.count_via(source),
-            ..self.rates.refused(source)
-        }
-    }
-
     /// The scope it serves.
     #[must_use]
     pub const fn scope(&self) -> &Scope {
         &self.scope
-    }
-
-    /// Every lease, lapsed ones too.
-    #[must_use]
-    pub const fn book(&self) -> &Book {
-        &self.book
     }
 
     fn decide(
@@ -187,7 +151,7 @@ impl Server {
         // Anybody can play relay: only one that the document names speaks for more than one station.
         if let Some(source) = from.mac
             && !self.scope.is_relay(message.giaddr)
-            && !self.rates.admits(source, now)
+            && !self.desk.admits(source, now)
         {
             return Err(Reason::RateLimit);
         }
@@ -220,13 +184,14 @@ impl Server {
         if message.option(code::RAPID_COMMIT).is_some() {
             return Ok(self.grant(now, from, message, guest, (subnet, address)));
         }
-        let ours = self.book.slot(IpAddr::V4(address));
+        let ours = self.desk.book.slot(IpAddr::V4(address));
         let is_held = matches!(ours, Some(Slot::Held(_)));
         let is_offered = matches!(ours, Some(Slot::Offered(_)));
         if !is_held {
             let until = now.plus_secs(OFFER_SECONDS);
             let client = guest.client.clone();
-            self.book
+            self.desk
+                .book
                 .offer(IpAddr::V4(address), client, guest.source, until);
         }
         let reply = self.draft(MessageType::Offer, message, from, guest, (subnet, address));
@@ -312,19 +277,10 @@ impl Server {
             ..self.record(now, message, guest, address, 0)
         };
         if self.is_fixed_for(address, guest) {
-            let event = LeaseEvent {
-                kind: LeaseKind::Declined,
-                lease: record,
-            };
-            let mut records = Vec::new();
-            if let Some(record) = self.book.release(IpAddr::V4(address), now) {
-                records.push(Change::Put(record));
-            }
-            return Ok(Verdict::Commit {
-                records,
-                events: vec![event],
-                then: None,
-            });
+            let mut changes = self.desk.release(now, address.into());
+            changes.events.clear();
+            changes.tell(LeaseKind::Declined, record);
+            return Ok(commit(changes, None));
         }
         Ok(self.quarantine(record))
     }
@@ -340,16 +296,11 @@ impl Server {
         if !self.is_theirs(message.ciaddr, guest) {
             return Err(Reason::NoLease);
         }
-        let address = IpAddr::V4(message.ciaddr);
-        let lease = self.book.release(address, now).ok_or(Reason::NoLease)?;
-        Ok(Verdict::Commit {
-            records: vec![Change::Put(lease.clone())],
-            events: vec![LeaseEvent {
-                kind: LeaseKind::Released,
-                lease,
-            }],
-            then: None,
-        })
+        let changes = self.desk.release(now, message.ciaddr.into());
+        if changes.records.is_empty() {
+            return Err(Reason::NoLease);
+        }
+        Ok(commit(changes, None))
     }
 
     /// RFC 2131 section 4.3.5: options for an address that is not ours to lease.
@@ -445,7 +396,7 @@ impl Server {
             return Some(name);
         }
         let said = guest.said.clone()?;
-        let holder = self.book.holder_of(&said);
+        let holder = self.desk.book.holder_of(&said);
         let free = holder.is_none_or(|held| held == IpAddr::V4(address));
         (free && !self.directory.is_anothers(&said, guest)).then_some(said)
     }
@@ -465,8 +416,7 @@ impl Server {
 
     /// Whether clients behind this source already hold all that they may.
     pub(super) fn is_source_full(&self, guest: &Guest) -> bool {
-        let source = guest.source.or(guest.mac);
-        source.is_some_and(|mac| self.book.count_via(mac) >= MOST_PER_SOURCE)
+        self.desk.is_full(guest.source.or(guest.mac))
     }
 }
 

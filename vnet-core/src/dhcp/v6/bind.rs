@@ -3,25 +3,13 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::server::{Guest, Server};
-use crate::lease::{Change, Client, LeaseEvent, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
+use crate::dhcp::Changes;
+use crate::lease::{Change, Client, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
 use crate::model::{RaMode, Reservation6};
 use crate::types::{LeaseTime, Mac, PortName};
 
 /// How long nobody gets an address that was found in use.
 const QUARANTINE_SECONDS: u64 = 600;
-
-/// What a message changes.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    pub(super) records: Vec<Change>,
-    pub(super) events: Vec<LeaseEvent>,
-}
-
-impl Changes {
-    fn ended(&mut self, kind: LeaseKind, lease: LeaseRecord) {
-        self.events.push(LeaseEvent { kind, lease });
-    }
-}
 
 impl Server {
     /// The address for an association: its own by reservation or port, the one it has, the one it wants, a free one.
@@ -44,7 +32,7 @@ impl Server {
                 return Some((at, own));
             }
         }
-        let known = self.book.addresses_of(client).iter();
+        let known = self.desk.book.addresses_of(client).iter();
         let known = known.filter_map(|address| match address {
             IpAddr::V6(v6) => Some(*v6),
             IpAddr::V4(_) => None,
@@ -61,7 +49,7 @@ impl Server {
             return None;
         }
         let hash = hash_of(client, guest.mac);
-        serving().find_map(|at| match self.book.pools().get(at)?.choose(hash)? {
+        serving().find_map(|at| match self.desk.book.pools().get(at)?.choose(hash)? {
             IpAddr::V6(address) => Some((at, address)),
             IpAddr::V4(_) => None,
         })
@@ -69,7 +57,7 @@ impl Server {
 
     /// Whether somebody has the address already, so that it was counted.
     fn is_had(&self, address: Ipv6Addr) -> bool {
-        match self.book.slot(IpAddr::V6(address)) {
+        match self.desk.book.slot(IpAddr::V6(address)) {
             Some(Slot::Held(_) | Slot::Offered(_)) => true,
             Some(Slot::Lapsed(_) | Slot::Quarantined(_)) | None => false,
         }
@@ -81,12 +69,12 @@ impl Server {
             return false;
         };
         let subnet = &self.scope.subnets[at];
-        let pool = self.book.pools().get(at);
+        let pool = self.desk.book.pools().get(at);
         guest.link.contains(&at)
             && subnet.has_addresses()
             && subnet.is_guest_address(address)
             && !self.is_held(guest)
-            && !self.book.is_excluded(IpAddr::V6(address))
+            && !self.desk.book.is_excluded(IpAddr::V6(address))
             && pool.is_some_and(|pool| pool.contains(IpAddr::V6(address)))
             && self.is_free(address, guest, client)
     }
@@ -116,14 +104,17 @@ impl Server {
 
     /// Whether the owner of an address can have it: nobody else is offered it, so an offer is the owner's.
     fn is_free_for_owner(&self, address: Ipv6Addr, guest: &Guest, client: &Client) -> bool {
-        let offered = matches!(self.book.slot(IpAddr::V6(address)), Some(Slot::Offered(_)));
+        let offered = matches!(
+            self.desk.book.slot(IpAddr::V6(address)),
+            Some(Slot::Offered(_))
+        );
         offered || self.is_free(address, guest, client)
     }
 
     /// Whether nobody but this client has a right to an address now. A client is its MAC, where that is known: boot
     /// ROM, installer and system have different identifiers.
     fn is_free(&self, address: Ipv6Addr, guest: &Guest, client: &Client) -> bool {
-        match self.book.slot(IpAddr::V6(address)) {
+        match self.desk.book.slot(IpAddr::V6(address)) {
             None | Some(Slot::Lapsed(_)) => true,
             Some(Slot::Held(record)) => is_same(record, guest, client),
             Some(Slot::Offered(offer)) => {
@@ -135,7 +126,7 @@ impl Server {
 
     /// Whether the address is held by this very association.
     pub(super) fn holds(&self, address: Ipv6Addr, guest: &Guest, client: &Client) -> bool {
-        match self.book.slot(IpAddr::V6(address)) {
+        match self.desk.book.slot(IpAddr::V6(address)) {
             Some(Slot::Held(record)) => record.client == *client && is_same(record, guest, client),
             Some(Slot::Offered(_) | Slot::Lapsed(_) | Slot::Quarantined(_)) | None => false,
         }
@@ -150,7 +141,7 @@ impl Server {
         (at, address): (usize, Ipv6Addr),
         changes: &mut Changes,
     ) {
-        let before = match self.book.slot(IpAddr::V6(address)) {
+        let before = match self.desk.book.slot(IpAddr::V6(address)) {
             Some(Slot::Held(record)) if record.client == client => Some(record.clone()),
             Some(Slot::Held(_) | Slot::Offered(_) | Slot::Lapsed(_) | Slot::Quarantined(_))
             | None => None,
@@ -166,15 +157,15 @@ impl Server {
         };
         let same_name = before.as_ref().map(|r| &r.hostname) == Some(&record.hostname);
         if let Some(before) = before.filter(|_| !same_name) {
-            changes.ended(LeaseKind::Released, before);
+            changes.tell(LeaseKind::Released, before);
         }
         let kind = match same_name {
             true => LeaseKind::Renewed,
             false => LeaseKind::Granted,
         };
-        self.book.grant(record.clone());
+        self.desk.book.grant(record.clone());
         changes.records.push(Change::Put(record.clone()));
-        changes.ended(kind, record);
+        changes.tell(kind, record);
     }
 
     /// An association has one address: what else it held is free again.
@@ -186,38 +177,10 @@ impl Server {
         keep: Ipv6Addr,
         changes: &mut Changes,
     ) {
-        for other in self.book.addresses_of(client).to_vec() {
-            if other == IpAddr::V6(keep) {
-                continue;
-            }
-            // Beneath an offer lies what another client had: that one is still remembered by it.
-            self.book.withdraw(other);
-            let slot = self.book.slot(other);
-            let is_own = |r: &LeaseRecord| r.client == *client && is_same(r, guest, client);
-            if !slot.and_then(Slot::record).is_some_and(is_own) {
-                continue;
-            }
-            let was_held = matches!(slot, Some(Slot::Held(_)));
-            let Some(mut lease) = self.book.forget(other) else {
-                continue;
-            };
-            changes
-                .records
-                .push(Change::Delete(lease.network.clone(), other));
-            if was_held {
-                lease.state = LeaseState::Released;
-                lease.expires = now;
-                changes.ended(LeaseKind::Released, lease);
-            }
-        }
-    }
-
-    /// A client gives an address back.
-    pub(super) fn give_back(&mut self, now: Time, address: Ipv6Addr, changes: &mut Changes) {
-        if let Some(record) = self.book.release(IpAddr::V6(address), now) {
-            changes.records.push(Change::Put(record.clone()));
-            changes.ended(LeaseKind::Released, record);
-        }
+        let others = self.desk.book.addresses_of(client).to_vec();
+        let others = others.into_iter().filter(|a| *a != IpAddr::V6(keep));
+        let is_own = |r: &LeaseRecord| r.client == *client && is_same(r, guest, client);
+        self.desk.give_up(now, others, is_own, changes);
     }
 
     /// A client found its address in use: nobody gets it for a while, unless it is its own, for which there is no
@@ -232,47 +195,17 @@ impl Server {
     ) {
         let at = self.scope.subnet_of(address);
         if at.is_some_and(|at| self.fixed(at, guest).any(|own| own == address)) {
-            return self.give_back(now, address, changes);
+            let released = self.desk.release(now, address.into());
+            return changes.extend(released);
         }
         let mut record = self.record(now, guest, client, address);
         record.state = LeaseState::Declined;
         record.expires = now.plus_secs(QUARANTINE_SECONDS);
         // Whose name must go with the address is what the old record says.
-        if let Some(Slot::Held(old)) = self.book.slot(IpAddr::V6(address)) {
+        if let Some(Slot::Held(old)) = self.desk.book.slot(IpAddr::V6(address)) {
             record.hostname.clone_from(&old.hostname);
         }
-        self.book.quarantine(record.clone());
-        changes.records.push(Change::Put(record.clone()));
-        changes.ended(LeaseKind::Declined, record);
-    }
-
-    /// An operator takes a lease away.
-    pub fn release(&mut self, now: Time, address: Ipv6Addr) -> (Vec<Change>, Vec<LeaseEvent>) {
-        let mut changes = Changes::default();
-        self.give_back(now, address, &mut changes);
-        (changes.records, changes.events)
-    }
-
-    /// A port is gone, and whatever its MAC held or had goes with it.
-    pub fn forget(&mut self, now: Time, mac: Mac) -> (Vec<Change>, Vec<LeaseEvent>) {
-        let mut changes = Changes::default();
-        let of_mac = |slot: &Slot| slot.record().is_some_and(|r| r.mac == Some(mac));
-        for address in self.book.addresses_where(of_mac) {
-            let was_held = matches!(self.book.slot(address), Some(Slot::Held(_)));
-            self.book.withdraw(address);
-            let Some(mut lease) = self.book.forget(address) else {
-                continue;
-            };
-            changes
-                .records
-                .push(Change::Delete(lease.network.clone(), address));
-            if was_held {
-                lease.state = LeaseState::Released;
-                lease.expires = now;
-                changes.ended(LeaseKind::Released, lease);
-            }
-        }
-        (changes.records, changes.events)
+        self.desk.quarantine(record, changes);
     }
 
     fn record(&self, now: Time, guest: &Guest, client: Client, address: Ipv6Addr) -> LeaseRecord {
@@ -306,9 +239,9 @@ impl Server {
             return Some(name);
         }
         let (_, said) = guest.said.clone()?;
-        let holder = self.book.holder_of(&said);
+        let holder = self.desk.book.holder_of(&said);
         let is_ours = |held: IpAddr| {
-            let record = self.book.slot(held).and_then(Slot::record);
+            let record = self.desk.book.slot(held).and_then(Slot::record);
             record.is_some_and(|r| match (&r.client, r.mac, guest.mac) {
                 (_, Some(a), Some(b)) => a == b,
                 (Client::Ia { duid, .. }, ..) => *duid == guest.duid,

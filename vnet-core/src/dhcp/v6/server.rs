@@ -1,13 +1,12 @@
 use std::net::Ipv6Addr;
 
-use super::bind::Changes;
 use super::directory::Directory;
 use super::message::{Ia, put};
 use super::reply::Draft;
 use super::{Counters, Message, MessageType, Reason, Reply, Scope, Sender, Verdict, code};
-use crate::dhcp::Share;
-use crate::dhcp::limit::{MOST_PER_SOURCE, Rates, Refused};
-use crate::lease::{Book, Change, Client, LeaseEvent, LeaseKind, LeaseRecord, Time};
+use crate::dhcp::limit::Refused;
+use crate::dhcp::{Changes, Desk};
+use crate::lease::{Client, LeaseRecord, Time};
 use crate::types::{Mac, PortName};
 
 /// How long an offered address is kept for its client.
@@ -21,11 +20,8 @@ const REFRESH_SECONDS: u32 = 3600;
 pub struct Server {
     pub(super) scope: Scope,
     pub(super) directory: Directory,
-    pub(super) book: Book,
-    rates: Rates,
+    pub(super) desk: Desk,
     counters: Counters,
-    /// What ended by itself since somebody last asked.
-    ended: Vec<LeaseEvent>,
 }
 
 /// Everything that follows from who the client is and where it is.
@@ -56,11 +52,9 @@ impl Server {
     pub fn new(scope: Scope, records: impl IntoIterator<Item = LeaseRecord>, now: Time) -> Self {
         let mut server = Self {
             directory: Directory::default(),
-            book: Book::load(records, now),
+            desk: Desk::new(scope.network.clone(), records, now),
             scope: Scope::silent(scope.network.clone()),
-            rates: Rates::default(),
             counters: Counters::default(),
-            ended: Vec::new(),
         };
         server.configure(scope);
         server
@@ -71,12 +65,14 @@ impl Server {
     pub fn configure(&mut self, scope: Scope) {
         self.scope = scope;
         self.directory = Directory::of(&self.scope);
-        self.book.lay_out(self.scope.pools(), self.scope.excluded());
+        self.desk
+            .book
+            .lay_out(self.scope.pools(), self.scope.excluded());
     }
 
     /// What is to be done about a message.
     pub fn handle(&mut self, now: Time, from: &Sender, message: &Message<'_>) -> Verdict {
-        self.expire(now);
+        self.desk.expire(now);
         *self.counters.received.entry(message.kind).or_insert(0) += 1;
         let verdict = self
             .decide(now, from, message)
@@ -85,7 +81,7 @@ impl Server {
             Verdict::Ignore(reason) => {
                 self.count_ignored(*reason);
                 if let Some(why) = refused(*reason) {
-                    self.rates.refuse(from.mac, why);
+                    self.desk.refuse(from.mac, why);
                 }
             }
             Verdict::Reply(reply) | Verdict::Commit { then: reply, .. } => {
@@ -100,33 +96,20 @@ impl Server {
         *self.counters.ignored.entry(reason).or_insert(0) += 1;
     }
 
-    /// When [`Server::expire`] has something to do next.
+    /// Its leases.
     #[must_use]
-    pub fn next_due(&self) -> Option<Time> {
-        self.book.next_due()
+    pub const fn desk(&self) -> &Desk {
+        &self.desk
     }
 
-    /// Ends what is over.
-    pub fn expire(&mut self, now: Time) {
-        let ended = self.book.tick(now).into_iter().map(|lease| LeaseEvent {
-            kind: LeaseKind::Expired,
-            lease,
-        });
-        self.ended.extend(ended);
+    /// Its leases, to end what is over.
+    pub const fn desk_mut(&mut self) -> &mut Desk {
+        &mut self.desk
     }
 
-    /// What is to leave the disk because too much had lapsed since.
-    pub fn take_forgotten(&mut self) -> Vec<Change> {
-        let network = self.scope.network.clone();
-        let forgotten = self.book.take_forgotten().into_iter();
-        forgotten
-            .map(|address| Change::Delete(network.clone(), address))
-            .collect()
-    }
-
-    /// What ended by itself. It was on disk already: a lease's end is written with it.
-    pub fn take_ended(&mut self) -> Vec<LeaseEvent> {
-        std::mem::take(&mut self.ended)
+    /// Forgets everything about a MAC, because its port is gone.
+    pub fn forget(&mut self, now: Time, mac: Mac) -> Changes {
+        self.desk.forget(now, mac)
     }
 
     /// What was counted.
@@ -135,24 +118,9 @@ impl Server {
         &self.counters
     }
 
-    /// What an Ethernet source has of it.
-    #[must_use]
-    pub fn share(&self, source: Mac) -> Share {
-        Share {
-            addresses: self.book.count_via(source),
-            ..self.rates.refused(source)
-        }
-    }
-
     /// The ports that it knows.
     pub fn members(&self) -> impl Iterator<Item = Mac> {
         self.scope.members.keys().copied()
-    }
-
-    /// Every lease, lapsed ones too.
-    #[must_use]
-    pub const fn book(&self) -> &Book {
-        &self.book
     }
 
     fn decide(
@@ -206,7 +174,7 @@ impl Server {
         let relayed = !message.relays.is_empty();
         if let Some(source) = from.mac
             && !self.is_trusted(from, message)
-            && !self.rates.admits(source, now)
+            && !self.desk.admits(source, now)
         {
             return Err(Reason::RateLimit);
         }
@@ -292,14 +260,13 @@ impl Server {
 
     /// Whether clients behind this source already hold all that they may.
     pub(super) fn is_source_full(&self, guest: &Guest) -> bool {
-        let source = guest.via;
-        source.is_some_and(|mac| self.book.count_via(mac) >= MOST_PER_SOURCE)
+        self.desk.is_full(guest.via)
     }
 
     /// Counts an address that was refused because the source has all that it may.
     fn count_full(&mut self, guest: &Guest, refused: bool) {
         if refused && self.is_source_full(guest) {
-            self.rates.refuse(guest.via, Refused::Pool);
+            self.desk.refuse(guest.via, Refused::Pool);
         }
     }
 
@@ -323,7 +290,8 @@ impl Server {
                 && !self.holds(address, talk.guest, &client)
             {
                 let until = now.plus_secs(OFFER_SECONDS);
-                self.book
+                self.desk
+                    .book
                     .offer(address.into(), client, talk.guest.via, until);
             }
             self.count_full(talk.guest, chosen.is_none());
@@ -392,7 +360,7 @@ impl Server {
                 if talk.message.kind == MessageType::Decline {
                     self.decline(now, talk.guest, client.clone(), *address, &mut changes);
                 } else {
-                    self.give_back(now, *address, &mut changes);
+                    changes.extend(self.desk.release(now, (*address).into()));
                 }
             }
             if !known {

@@ -3,6 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::LeaseEvent;
+use crate::dhcp::Changes;
 use crate::lease::Change;
 use crate::store::Op;
 
@@ -23,6 +24,11 @@ impl Turn {
         self.answers.push(Box::new(move || {
             let _ = to.send(what);
         }));
+    }
+
+    /// Takes what a command changed.
+    pub(super) fn add(&mut self, changes: Changes) {
+        self.promise(changes.records, changes.events, None);
     }
 
     /// Takes a promise: records first, then the event and the frame.

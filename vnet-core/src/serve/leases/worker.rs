@@ -1,7 +1,6 @@
 //! The thread that owns every lease book and every DHCP socket. It never waits for the disk (see [`super::disk`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -13,6 +12,7 @@ use tokio::sync::broadcast;
 
 use super::disk::{Disk, Frames, Refused};
 use super::{Command, Lease, News, Stats, Turn, Wanted};
+use crate::dhcp::Desk;
 use crate::lease::{Change, LeaseRecord, Time};
 use crate::serve::dhcp4::Dhcp4;
 use crate::serve::dhcp6::Dhcp6;
@@ -114,9 +114,15 @@ impl Network {
             || self.ra.sockets.should_look_again()
     }
 
+    /// The leases of both families.
+    fn desks(&mut self) -> [&mut Desk; 2] {
+        let (v4, v6) = (&mut self.dhcp4.server, &mut self.dhcp6.server);
+        [v4.desk_mut(), v6.desk_mut()]
+    }
+
     fn records(&self) -> impl Iterator<Item = &LeaseRecord> {
-        let v4 = self.dhcp4.server.book().records();
-        v4.chain(self.dhcp6.server.book().records())
+        let desks = [self.dhcp4.server.desk(), self.dhcp6.server.desk()];
+        desks.into_iter().flat_map(|desk| desk.book().records())
     }
 }
 
@@ -236,26 +242,13 @@ impl Worker {
 
     fn timers(&mut self, now: Time, turn: &mut Turn) {
         for network in self.networks.values_mut() {
-            if network
-                .dhcp4
-                .server
-                .next_due()
-                .is_some_and(|due| due <= now)
-            {
-                network.dhcp4.expire(now, turn);
+            for desk in network.desks() {
+                if desk.next_due().is_some_and(|due| due <= now) {
+                    desk.expire(now);
+                    turn.events.extend(desk.take_ended());
+                }
+                turn.promise(desk.take_forgotten(), Vec::new(), None);
             }
-            if network
-                .dhcp6
-                .server
-                .next_due()
-                .is_some_and(|due| due <= now)
-            {
-                network.dhcp6.expire(now, turn);
-            }
-            let forgotten = network.dhcp4.server.take_forgotten();
-            turn.promise(forgotten, Vec::new(), None);
-            let forgotten = network.dhcp6.server.take_forgotten();
-            turn.promise(forgotten, Vec::new(), None);
             network.ra.poll(now);
         }
         if self.look_again <= now {
@@ -276,8 +269,9 @@ impl Worker {
             .networks
             .values()
             .flat_map(|n| {
-                let servers = [n.dhcp4.server.next_due(), n.dhcp6.server.next_due()];
-                servers.into_iter().chain([n.ra.next_due()])
+                let desks = [n.dhcp4.server.desk(), n.dhcp6.server.desk()];
+                let due = desks.map(Desk::next_due).into_iter();
+                due.chain([n.ra.next_due()])
             })
             .flatten();
         let next = due.chain([self.look_again]).min()?;
@@ -326,20 +320,16 @@ impl Worker {
             }
             Command::Release(network, address, answer) => {
                 if let Some(network) = self.networks.get_mut(&network) {
-                    let (records, events) = match address {
-                        IpAddr::V4(address) => network.dhcp4.server.release(now, address),
-                        IpAddr::V6(address) => network.dhcp6.server.release(now, address),
-                    };
-                    turn.promise(records, events, None);
+                    let [v4, v6] = network.desks();
+                    let desk = if address.is_ipv4() { v4 } else { v6 };
+                    turn.add(desk.release(now, address));
                 }
                 turn.answer(answer, ());
             }
             Command::Forget(network, mac, answer) => {
                 if let Some(network) = self.networks.get_mut(&network) {
-                    let (records, events) = network.dhcp4.server.forget(now, mac);
-                    turn.promise(records, events, None);
-                    let (records, events) = network.dhcp6.server.forget(now, mac);
-                    turn.promise(records, events, None);
+                    turn.add(network.dhcp4.server.forget(now, mac));
+                    turn.add(network.dhcp6.server.forget(now, mac));
                 }
                 turn.answer(answer, ());
             }
@@ -463,17 +453,18 @@ impl Worker {
 
 fn stats(name: &NetworkName, network: &Network) -> Stats {
     let server = &network.dhcp4.server;
-    let pools = server.book().pools();
-    let six = &network.dhcp6.server;
-    let ports = server.scope().members.keys().copied().chain(six.members());
-    let shares = ports.map(|mac| (mac, server.share(mac).and(six.share(mac))));
+    let (four, six) = (server.desk(), network.dhcp6.server.desk());
+    let pools = four.book().pools();
+    let members = network.dhcp6.server.members();
+    let ports = server.scope().members.keys().copied().chain(members);
+    let shares = ports.map(|mac| (mac, four.share(mac).and(six.share(mac))));
     Stats {
         network: name.clone(),
         counters: server.counters().clone(),
-        tally: server.book().tally(),
+        tally: four.book().tally(),
         pool_total: pools.iter().map(crate::lease::Pool::total).sum(),
         pool_busy: pools.iter().map(crate::lease::Pool::busy).sum(),
-        counters6: six.counters().clone(),
+        counters6: network.dhcp6.server.counters().clone(),
         tally6: six.book().tally(),
         shares: shares.collect(),
         advertised: network.ra.sent(),
