@@ -40,6 +40,8 @@ fn names_counts_and_upstreams_are_told() -> anyhow::Result<()> {
     for wrong in [
         ["dns", "lookup", "nothing", "a", "A"],
         ["dns", "lookup", "lab", "a", "nonsense"],
+        ["dns", "lookup", "lab", "a..b", "A"],
+        ["dns", "lookup", "lab", ".a", "A"],
     ] {
         assert_ne!(netd.try_vnet(&wrong)?.code, Some(0), "{wrong:?}");
     }

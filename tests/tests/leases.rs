@@ -233,6 +233,10 @@ fn a_lease_becomes_a_reservation() -> anyhow::Result<()> {
         .try_vnet(&["lease", "show", "lab", "10.50.0.77"])?
         .refused()?;
     assert!(nobody.contains("nobody has a lease"), "{nobody}");
+    let nobody = netd
+        .try_vnet(&["lease", "show", "lab", "nobody"])?
+        .refused()?;
+    assert!(nobody.contains("no address, name or MAC"), "{nobody}");
     Ok(())
 }
 

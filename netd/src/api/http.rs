@@ -353,8 +353,13 @@ async fn leases(State(driver): State<Handle>, Query(of): Query<Of>) -> Answer<Ve
 }
 
 fn leased(network: &str, address: &str) -> Result<(NetworkName, IpAddr), Refusal> {
-    let invalid = || Refusal::Invalid(format!("`{}` is not an address", address.escape_debug()));
-    Ok((network.parse()?, address.parse().map_err(|_| invalid())?))
+    let unknown = || {
+        let who = address.escape_debug();
+        Refusal::NotFound(format!(
+            "`{who}` is no address, name or MAC of a lease: `vnet lease list` shows those there are"
+        ))
+    };
+    Ok((network.parse()?, address.parse().map_err(|_| unknown())?))
 }
 
 #[utoipa::path(get, path = "/v1/leases/{network}/{address}", params(("network" = String, Path), ("address" = String, Path)), responses((status = 200, body = LeaseView), (status = 404, body = ErrorBody)))]

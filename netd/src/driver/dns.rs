@@ -46,7 +46,8 @@ impl Driver {
         let explained = self.tools.dns.explain(network.clone(), name, rtype).await;
         let explained = explained.ok_or_else(|| {
             Refusal::NotFound(format!(
-                "network {network} serves no DNS now, or {name:?} is no name"
+                "`{}` is no name, or network `{network}` serves no DNS now",
+                name.escape_debug()
             ))
         })?;
         Ok(lookup(explained))

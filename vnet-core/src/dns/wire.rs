@@ -160,11 +160,15 @@ impl NameBuf {
         Some(name)
     }
 
-    /// From text without the trailing dot, as the types of the model hold it.
+    /// From text, with or without the dot at its end; `None` if it is no name.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         let mut name = Self::root();
-        for label in text.rsplit('.').filter(|l| !l.is_empty()) {
+        let text = text.strip_suffix('.').unwrap_or(text);
+        for label in text.rsplit('.').filter(|_| !text.is_empty()) {
+            if label.is_empty() {
+                return None;
+            }
             name = Self::join(label.to_ascii_lowercase().as_bytes(), name.as_bytes())?;
         }
         Some(name)
