@@ -22,20 +22,19 @@
 )]
 
 mod replay;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 use dhcproto::{Decodable as _, Decoder, v6 as peer};
-use uuid::Uuid;
-use vnet_core::config::{Fill, native};
 use vnet_core::dhcp::v6::{Message, Reply, SERVERS, Scope, Sender, Server, Verdict};
-use vnet_core::lease::{Change, LeaseRecord, Time};
-use vnet_core::model::{Home, Port, PortKey, PortKind, Qos, World};
+use vnet_core::lease::{Change, LeaseRecord};
 use vnet_core::types::Mac;
 
 use replay::replay;
+use stage::Stage;
 
 #[test]
 fn cases() {
@@ -44,48 +43,25 @@ fn cases() {
 
 #[derive(Default)]
 struct Case {
-    world: World,
+    stage: Stage,
     server: Option<Server>,
-    now: u64,
     /// What the disk would hold.
     disk: BTreeMap<IpAddr, LeaseRecord>,
 }
 
 impl Case {
     fn play(mut self, text: &str) -> String {
-        let (mut out, mut lines) = (String::new(), text.lines());
-        while let Some(line) = lines.next() {
-            if line.starts_with('<') {
-                continue;
-            }
-            let _ = writeln!(out, "{line}");
-            let mut says = Vec::new();
+        stage::play(text, |line, document| {
             match line.split_whitespace().next() {
-                Some("toml") => {
-                    let document: Vec<&str> = lines.by_ref().take_while(|l| *l != "end").collect();
-                    let document = document.join("\n");
-                    let _ = writeln!(out, "{document}\nend");
-                    self.network(&document);
-                }
+                Some("toml") => self.network(document),
                 Some("port") => self.port(line),
-                Some("+") => says = self.pass(line),
-                Some("restart") => {
-                    self.server = None;
-                    self.configure();
-                }
-                Some(">") => says = self.messages(line),
-                Some(first) if !first.starts_with('#') => panic!("what is `{line}`?"),
-                Some(_) | None => {}
+                Some("+") => return self.pass(line),
+                Some("restart") => self.restart(),
+                Some(">") => return self.messages(line),
+                Some(_) | None => panic!("what is `{line}`?"),
             }
-            for say in says {
-                let _ = writeln!(out, "< {say}");
-            }
-        }
-        out
-    }
-
-    fn time(&self) -> Time {
-        Time::from_secs(1_000_000 + self.now)
+            Vec::new()
+        })
     }
 
     fn server(&mut self) -> &mut Server {
@@ -95,56 +71,32 @@ impl Case {
     }
 
     fn network(&mut self, document: &str) {
-        let fill = Fill {
-            uuid: Uuid::nil(),
-            bridge: "br0".parse().unwrap(),
-            mac: Mac([2; 6]),
-            subnets: Vec::new(),
-        };
-        let network = native::from_toml(document).unwrap()[0]
-            .settle(&fill)
-            .unwrap();
-        self.world.networks.clear();
-        self.world.networks.insert(network.name.clone(), network);
+        self.stage.network(document, Mac([2; 6]));
+        self.configure();
+    }
+
+    fn port(&mut self, line: &str) {
+        self.stage.port(line);
+        self.configure();
+    }
+
+    fn restart(&mut self) {
+        self.server = None;
         self.configure();
     }
 
     fn configure(&mut self) {
-        let name = self.world.networks.keys().next().unwrap();
-        let scope = Scope::of(&self.world, name).unwrap();
-        let now = self.time();
+        let scope = Scope::of(&self.stage.world, self.stage.name()).unwrap();
+        let now = self.stage.time();
         match &mut self.server {
             Some(server) => server.configure(scope),
             None => self.server = Some(Server::new(scope, self.disk.values().cloned(), now)),
         }
     }
 
-    fn port(&mut self, line: &str) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let name = self.world.networks.keys().next().unwrap().clone();
-        let key = PortKey {
-            home: Home::Network(name),
-            name: words[1].parse().unwrap(),
-        };
-        let port = Port {
-            key: key.clone(),
-            kind: PortKind::External,
-            interface: words[1].parse().unwrap(),
-            mac: words[2].parse().unwrap(),
-            ipv4: Vec::new(),
-            ipv6: vec![words[3].parse().unwrap()],
-            guard: words.contains(&"guard"),
-            isolated: false,
-            queues: 1,
-            qos: Qos::default(),
-        };
-        self.world.ports.insert(key, port);
-        self.configure();
-    }
-
     fn pass(&mut self, line: &str) -> Vec<String> {
-        self.now += line[1..].trim().parse::<u64>().unwrap();
-        let now = self.time();
+        self.stage.now += line[1..].trim().parse::<u64>().unwrap();
+        let now = self.stage.time();
         self.server().desk_mut().expire(now);
         let ended = self.server().desk_mut().take_ended();
         let tell = |e: &vnet_core::lease::LeaseEvent| {
@@ -180,7 +132,7 @@ impl Case {
         let Ok(message) = Message::parse(&bytes) else {
             return vec!["malformed".to_owned()];
         };
-        let now = self.time();
+        let now = self.stage.time();
         match self.server().handle(now, &from, &message) {
             Verdict::Ignore(reason) => vec![format!("ignored {}", reason.word())],
             Verdict::Reply(reply) if line.ends_with(" ids") => vec![told(&reply), ids(&reply)],
@@ -468,7 +420,7 @@ proptest::proptest! {
         }
         bytes.truncate(cut.max(1));
         if let Ok(message) = Message::parse(&bytes) {
-            let now = case.time();
+            let now = case.stage.time();
             match case.server().handle(now, &from, &message) {
                 Verdict::Ignore(_) => {}
                 Verdict::Reply(reply) | Verdict::Commit { then: reply, .. } => {

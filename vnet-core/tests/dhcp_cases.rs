@@ -20,20 +20,20 @@
 )]
 
 mod replay;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use dhcproto::{Decodable as _, Decoder, v4 as peer};
-use uuid::Uuid;
-use vnet_core::config::{Fill, native};
 use vnet_core::dhcp::v4::{Destination, Message, Reply, Scope, Sender, Server, Verdict};
-use vnet_core::lease::{Change, LeaseRecord, Time};
-use vnet_core::model::{DhcpOption, Home, Port, PortKey, PortKind, Qos, World};
+use vnet_core::lease::{Change, LeaseRecord};
+use vnet_core::model::DhcpOption;
 use vnet_core::types::Mac;
 
 use replay::replay;
+use stage::Stage;
 
 #[test]
 fn cases() {
@@ -42,9 +42,8 @@ fn cases() {
 
 #[derive(Default)]
 struct Case {
-    world: World,
+    stage: Stage,
     server: Option<Server>,
-    now: u64,
     xid: u32,
     /// Whether replies are told with their length.
     sizes: bool,
@@ -54,39 +53,18 @@ struct Case {
 
 impl Case {
     fn play(mut self, text: &str) -> String {
-        let (mut out, mut lines) = (String::new(), text.lines());
-        while let Some(line) = lines.next() {
-            if line.starts_with('<') {
-                continue;
+        stage::play(text, |line, document| {
+            match line.split_whitespace().next() {
+                Some("toml") => self.network(document),
+                Some("port") => self.port(line),
+                Some("+") => return self.pass(line),
+                Some("restart") => self.restart(),
+                Some("arp") => return self.arp(line),
+                Some(">") => return self.messages(line),
+                Some(_) | None => panic!("what is `{line}`?"),
             }
-            let _ = writeln!(out, "{line}");
-            let says = match line.split_whitespace().next() {
-                Some("toml") => {
-                    let document: Vec<&str> = lines.by_ref().take_while(|l| *l != "end").collect();
-                    let document = document.join("\n");
-                    let _ = writeln!(out, "{document}\nend");
-                    self.network(&document);
-                    Vec::new()
-                }
-                Some("port") => {
-                    self.port(line);
-                    Vec::new()
-                }
-                Some("+") => self.pass(line),
-                Some("restart") => {
-                    self.restart();
-                    Vec::new()
-                }
-                Some("arp") => self.arp(line),
-                Some(">") => self.messages(line),
-                Some(first) if !first.starts_with('#') => panic!("what is `{line}`?"),
-                Some(_) | None => Vec::new(),
-            };
-            for say in says {
-                let _ = writeln!(out, "< {say}");
-            }
-        }
-        out
+            Vec::new()
+        })
     }
 
     fn server(&mut self) -> &mut Server {
@@ -95,33 +73,14 @@ impl Case {
             .expect("a case begins with its network")
     }
 
-    fn time(&self) -> Time {
-        Time::from_secs(1_000_000 + self.now)
-    }
-
     fn network(&mut self, document: &str) {
-        let fill = Fill {
-            uuid: Uuid::nil(),
-            bridge: "br0".parse().unwrap(),
-            mac: Mac([2; 6]),
-            subnets: Vec::new(),
-        };
-        let network = native::from_toml(document).unwrap()[0]
-            .settle(&fill)
-            .unwrap();
-        self.world.networks.clear();
-        self.world.networks.insert(network.name.clone(), network);
+        self.stage.network(document, Mac([2; 6]));
         self.configure();
     }
 
-    fn configure(&mut self) {
-        let name = self.world.networks.keys().next().unwrap();
-        let scope = Scope::of(&self.world, name).unwrap();
-        let now = self.time();
-        match &mut self.server {
-            Some(server) => server.configure(scope),
-            None => self.server = Some(Server::new(scope, self.disk.values().cloned(), now)),
-        }
+    fn port(&mut self, line: &str) {
+        self.stage.port(line);
+        self.configure();
     }
 
     fn restart(&mut self) {
@@ -129,32 +88,18 @@ impl Case {
         self.configure();
     }
 
-    fn port(&mut self, line: &str) {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let name = self.world.networks.keys().next().unwrap().clone();
-        let key = PortKey {
-            home: Home::Network(name),
-            name: words[1].parse().unwrap(),
-        };
-        let port = Port {
-            key: key.clone(),
-            kind: PortKind::External,
-            interface: words[1].parse().unwrap(),
-            mac: words[2].parse().unwrap(),
-            ipv4: vec![words[3].parse().unwrap()],
-            ipv6: Vec::new(),
-            guard: words.contains(&"guard"),
-            isolated: false,
-            queues: 1,
-            qos: Qos::default(),
-        };
-        self.world.ports.insert(key, port);
-        self.configure();
+    fn configure(&mut self) {
+        let scope = Scope::of(&self.stage.world, self.stage.name()).unwrap();
+        let now = self.stage.time();
+        match &mut self.server {
+            Some(server) => server.configure(scope),
+            None => self.server = Some(Server::new(scope, self.disk.values().cloned(), now)),
+        }
     }
 
     fn pass(&mut self, line: &str) -> Vec<String> {
-        self.now += line[1..].trim().parse::<u64>().unwrap();
-        let now = self.time();
+        self.stage.now += line[1..].trim().parse::<u64>().unwrap();
+        let now = self.stage.time();
         self.server().desk_mut().expire(now);
         let ended = self.server().desk_mut().take_ended();
         ended
@@ -165,7 +110,7 @@ impl Case {
 
     fn arp(&mut self, line: &str) -> Vec<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let now = self.time();
+        let now = self.stage.time();
         let verdict =
             self.server()
                 .conflict(now, words[1].parse().unwrap(), words[2].parse().unwrap());
@@ -212,7 +157,7 @@ impl Case {
             Ok(message) => message,
             Err(why) => return vec![format!("malformed {why:?}")],
         };
-        let now = self.time();
+        let now = self.stage.time();
         let verdict = self.server().handle(now, &from, &message);
         self.sizes = line.split(' ').any(|word| word == "size");
         self.tell(&verdict)
@@ -254,7 +199,7 @@ impl Case {
             Change::Put(record) => {
                 self.disk.insert(record.address, record.clone());
                 let end = record.expires.as_unix();
-                let left = end.map(|e| e.saturating_sub(1_000_000 + self.now));
+                let left = end.map(|e| e.saturating_sub(stage::BEGIN + self.stage.now));
                 let left = left.map_or("ever".to_owned(), |l| format!("{l} s"));
                 format!("disk {} {:?} for {left}", record.address, record.state).to_lowercase()
             }

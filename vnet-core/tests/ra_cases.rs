@@ -18,19 +18,18 @@
 )]
 
 mod replay;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 
-use uuid::Uuid;
-use vnet_core::config::{Fill, native};
 use vnet_core::dhcp::ra::{Advertisement, Advertiser, Scope, Solicitation};
 use vnet_core::lease::Time;
-use vnet_core::model::World;
 use vnet_core::types::Mac;
 
 use replay::replay;
+use stage::{BEGIN, Stage};
 
 const BRIDGE: Mac = Mac([0x52, 0x54, 0, 0, 0, 0xff]);
 const GUEST: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
@@ -42,91 +41,63 @@ fn cases() {
 
 #[derive(Default)]
 struct Case {
-    world: World,
+    stage: Stage,
     server: Advertiser,
-    now: u64,
     last: String,
 }
 
 impl Case {
     fn play(mut self, text: &str) -> String {
-        let (mut out, mut lines) = (String::new(), text.lines());
-        while let Some(line) = lines.next() {
-            if line.starts_with('<') {
-                continue;
-            }
-            let _ = writeln!(out, "{line}");
-            let mut says = Vec::new();
-            match line.split_whitespace().next() {
-                Some("toml") => {
-                    let document: Vec<&str> = lines.by_ref().take_while(|l| *l != "end").collect();
-                    let document = document.join("\n");
-                    let _ = writeln!(out, "{document}\nend");
-                    self.network(&document);
-                    says = self.pass(0);
+        stage::play(text, |line, document| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["toml"] => {
+                    self.network(document);
+                    self.pass(0)
                 }
-                Some("stop") => says = self.stop(),
-                Some("+") => {
-                    let words: Vec<&str> = line.split_whitespace().collect();
-                    says = self.pass(words[1].parse().unwrap());
-                    if words.get(2) == Some(&"last") {
-                        says.drain(..says.len().saturating_sub(1));
-                    }
+                ["stop"] => self.stop(),
+                ["+", seconds] => self.pass(seconds.parse().unwrap()),
+                ["+", seconds, "last"] => {
+                    let mut says = self.pass(seconds.parse().unwrap());
+                    says.drain(..says.len().saturating_sub(1));
+                    says
                 }
-                Some("rs") => says = self.solicitation(line),
-                Some(first) if !first.starts_with('#') => panic!("what is `{line}`?"),
-                Some(_) | None => {}
+                ["rs", ..] => self.solicitation(line),
+                _ => panic!("what is `{line}`?"),
             }
-            for say in says {
-                let _ = writeln!(out, "< {say}");
-            }
-        }
-        out
-    }
-
-    fn time(&self) -> Time {
-        Time::from_secs(1_000_000 + self.now)
+        })
     }
 
     fn network(&mut self, document: &str) {
-        let fill = Fill {
-            uuid: Uuid::nil(),
-            bridge: "br0".parse().unwrap(),
-            mac: BRIDGE,
-            subnets: Vec::new(),
-        };
-        let network = native::from_toml(document).unwrap()[0]
-            .settle(&fill)
-            .unwrap();
-        let name = network.name.clone();
-        self.world.networks = BTreeMap::from([(name.clone(), network)]);
-        let scope = Scope::of(&self.world, &name);
+        self.stage.network(document, BRIDGE);
+        let scope = Scope::of(&self.stage.world, self.stage.name());
         assert!(scope.is_some());
-        assert!(self.server.configure(self.time(), scope).is_empty());
+        let farewells = self.server.configure(self.stage.time(), scope);
+        assert!(farewells.is_empty());
     }
 
     fn stop(&mut self) -> Vec<String> {
-        let farewells = self.server.configure(self.time(), None);
+        let farewells = self.server.configure(self.stage.time(), None);
         farewells.iter().map(|one| self.tell(0, one)).collect()
     }
 
     fn pass(&mut self, seconds: u64) -> Vec<String> {
-        let (began, end) = (self.now, self.now + seconds);
+        let (began, end) = (self.stage.now, self.stage.now + seconds);
         let mut says = Vec::new();
         while let Some(due) = self.server.next_due() {
-            let due = due.secs() - 1_000_000;
+            let due = due.secs() - BEGIN;
             if due > end {
                 break;
             }
-            if due > self.now {
-                let early = Time(self.time().0.max(Time::from_secs(1_000_000 + due).0 - 1));
+            if due > self.stage.now {
+                let early = Time(self.stage.time().0.max(Time::from_secs(BEGIN + due).0 - 1));
                 assert_eq!(self.server.poll(early, 0), None, "before it is due");
             }
-            self.now = due.max(self.now);
-            let said = self.server.poll(self.time(), 0).expect("it is due");
-            says.push(self.tell(self.now - began, &said));
+            self.stage.now = due.max(self.stage.now);
+            let said = self.server.poll(self.stage.time(), 0).expect("it is due");
+            says.push(self.tell(self.stage.now - began, &said));
         }
-        self.now = end;
+        self.stage.now = end;
         says
     }
 
@@ -134,7 +105,7 @@ impl Case {
         let words: Vec<&str> = line.split_whitespace().skip(1).collect();
         let count = words.iter().find_map(|w| w.strip_prefix('x'));
         let frame = solicit(&words);
-        let now = self.time();
+        let now = self.stage.time();
         let Some(from) = Solicitation::parse(&frame, false) else {
             return vec!["no solicitation".to_owned()];
         };
