@@ -4,7 +4,7 @@
 //! clock and no runtime: time, randomness and bytes come in as arguments and effects go out as values.
 //!
 //! ```text
-//!      serve                 async shells: DHCP, DNS, RA sockets; the leases thread
+//!      serve                 async shells: DHCP, DNS, RA sockets; leases and their disk
 //!        |      \
 //!      host     store        the kernel (rtnetlink, nft, tap, sysctl) and the disk (redb)
 //!   -----+------------------------------------------------------------------ feature "host" above
