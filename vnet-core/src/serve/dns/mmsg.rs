@@ -286,7 +286,8 @@ mod tests {
     /// Sends answers of several sizes to two clients; both hear all of theirs, one by one.
     fn each_hears_its_own(socket: &UdpSocket, joins: &Cell<bool>) {
         let clients = [(); 2].map(|()| {
-            let client = UdpSocket::bind("127.0.0.1:0").expect("bound");
+            let ours = socket.local_addr().expect("an address").ip();
+            let client = UdpSocket::bind((ours, 0)).expect("bound");
             let patience = Some(Duration::from_secs(10));
             client.set_read_timeout(patience).expect("a timeout");
             client
@@ -312,10 +313,12 @@ mod tests {
 
     #[test]
     fn answers_that_go_as_one_arrive_one_by_one() {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
-        let joins = Cell::new(true);
-        each_hears_its_own(&socket, &joins);
-        assert!(joins.get());
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = UdpSocket::bind(at).expect("bound");
+            let joins = Cell::new(true);
+            each_hears_its_own(&socket, &joins);
+            assert!(joins.get(), "{at}");
+        }
     }
 
     #[test]
