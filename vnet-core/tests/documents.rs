@@ -46,6 +46,11 @@ upstream = [{ address = "9.9.9.9" }, { address = "10.1.1.1:5353", domain = "corp
 [[dns.host]]
 ip = "10.50.0.200"
 names = ["printer", "printer.office.test"]
+[[dns.record]]
+name = "_http._tcp"
+type = "SRV"
+value = "0 5 80 web"
+ttl = 300
 [[subnet]]
 address = "10.50.0.1/16"
 [subnet.dhcp]
@@ -131,6 +136,30 @@ fn what_is_wrong_about_signatures_is_said() {
     ] {
         let problems = read(&format!("{base}{line}\n")).unwrap_err().to_string();
         assert!(problems.contains(place), "{problems}");
+    }
+}
+
+#[test]
+fn what_is_wrong_about_records_is_said() {
+    let base = "name = \"i\"\ndomain.name = \"i.test\"\n[dns]\nrecord = [\n";
+    for (records, at) in [
+        (
+            "{ name = \"a\", type = \"TXT\", value = \"x\", ttl = 604801 }",
+            vec!["dns.record[0].ttl"],
+        ),
+        (
+            "{ name = \"a\", type = \"TXT\", value = \"x\", ttl = 60 },
+             { name = \"b\", type = \"TXT\", value = \"x\" },
+             { name = \"a.i.test\", type = \"TXT\", value = \"y\" }",
+            vec!["dns.record[2].ttl"],
+        ),
+        (
+            "{ name = \"a\", type = \"CNAME\", value = \"b\" },
+             { name = \"a\", type = \"TXT\", value = \"x\" }",
+            vec!["dns.record[0]"],
+        ),
+    ] {
+        assert_eq!(places(&format!("{base}{records}\n]\n")), at);
     }
 }
 

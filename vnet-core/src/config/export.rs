@@ -124,6 +124,7 @@ fn dns(dns: &Dns) -> DnsDoc {
                 name: r.name.to_string(),
                 r#type: r.data.kind(),
                 value: r.data.value().to_owned(),
+                ttl: r.ttl,
             })
             .collect(),
     }

@@ -151,6 +151,9 @@ pub struct RecordDoc {
     pub r#type: String,
     /// As in a zone file: `0 5 80 web`.
     pub value: String,
+    /// Seconds that resolvers may keep it, at most a week (10 when left out).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u32>,
 }
 
 /// One resolver to forward to.

@@ -81,6 +81,7 @@ fn settle(doc: &NetworkDoc, fill: &Fill, check: &mut Check) -> Option<Network> {
     let (subnets4, subnets6) = subnet::subnets(doc, fill, check);
     let dns = dns(doc.dns.as_ref(), kind, check);
     one_alias_alone(&dns, domain.as_ref(), check);
+    one_lifetime_each(&dns, domain.as_ref(), check);
     let routes = doc
         .route
         .iter()
@@ -308,6 +309,9 @@ fn dnssec(word: Option<&str>, check: &mut Check) -> Dnssec {
     })
 }
 
+/// A week: RFC 8767 section 4 has resolvers keep nothing for longer.
+const LONGEST_TTL: u32 = 604_800;
+
 fn record(i: usize, doc: &RecordDoc, check: &mut Check) -> Option<Record> {
     let at = format!("dns.record[{i}]");
     let name = check.parse(format!("{at}.name"), &doc.name);
@@ -315,10 +319,32 @@ fn record(i: usize, doc: &RecordDoc, check: &mut Check) -> Option<Record> {
         format!("{at}.value"),
         RecordData::new(&doc.r#type, &doc.value),
     );
+    if doc.ttl.is_some_and(|ttl| ttl > LONGEST_TTL) {
+        check.wrong(
+            format!("{at}.ttl"),
+            format!("a record is kept for {LONGEST_TTL} s (a week) at most"),
+        );
+    }
     Some(Record {
         name: name?,
         data: data?,
+        ttl: doc.ttl,
     })
+}
+
+/// RFC 2181 section 5.2: the records of one name and type are kept alike.
+fn one_lifetime_each(dns: &Dns, domain: Option<&DomainName>, check: &mut Check) {
+    let mut seen = BTreeMap::<(String, u16), (usize, Option<u32>)>::new();
+    for (i, record) in dns.records.iter().enumerate() {
+        let set = (record.name.in_domain(domain), record.data.code());
+        let (first, ttl) = *seen.entry(set).or_insert((i, record.ttl));
+        if ttl != record.ttl {
+            check.wrong(
+                format!("dns.record[{i}].ttl"),
+                format!("dns.record[{first}] has the same name and type: give both the same ttl"),
+            );
+        }
+    }
 }
 
 /// RFC 1034 section 3.6.2, RFC 2181 section 10.1: a name that is an alias has nothing else, and is one.

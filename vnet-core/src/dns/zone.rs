@@ -249,7 +249,7 @@ impl Zone {
                     &owner,
                     Record {
                         rtype: record.data.code(),
-                        ttl: LOCAL_TTL,
+                        ttl: record.ttl.unwrap_or(LOCAL_TTL),
                         data: data.into(),
                     },
                 );

@@ -14,6 +14,8 @@ pub struct Record {
     pub name: RecordName,
     /// What it says.
     pub data: RecordData,
+    /// Seconds that resolvers may keep it, if the document says so.
+    pub ttl: Option<u32>,
 }
 
 /// The owner of a record: a name, or with `*.` in front every name under it that has nothing of its own.
