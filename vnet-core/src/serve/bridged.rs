@@ -5,6 +5,7 @@
 //!   want(bridge) --open--> link --receive fails--> doubtful --open--> the same, or a new one
 //! ```
 
+use std::collections::VecDeque;
 use std::io;
 use std::thread;
 use std::time::Instant;
@@ -15,6 +16,8 @@ use crate::types::{IfName, Mac};
 
 /// Frames that leave together.
 const TOGETHER: usize = 16;
+/// Frames that may wait to leave; who asks for more has to wait before it is heard.
+const MOST: usize = 4096;
 
 /// The sockets of one protocol of one network.
 #[derive(Debug)]
@@ -27,6 +30,9 @@ pub(super) struct Bridged<E> {
 struct Link<E> {
     packets: PacketSocket,
     pace: Pace,
+    /// What the pace keeps back, and until when.
+    waiting: VecDeque<Vec<u8>>,
+    leaves: Option<Instant>,
     extra: E,
     /// A socket said that its interface is down or gone.
     doubtful: bool,
@@ -78,6 +84,8 @@ impl<E> Bridged<E> {
         self.link = Some(Link {
             packets,
             pace: Pace::new(Instant::now()),
+            waiting: VecDeque::new(),
+            leaves: None,
             extra,
             doubtful: false,
         });
@@ -113,6 +121,9 @@ impl<E> Bridged<E> {
         let Some(link) = &mut self.link else {
             return;
         };
+        if link.waiting.len() >= MOST {
+            link.catch_up();
+        }
         let ours = link.packets.mac();
         let mut at_once = Vec::new();
         for _ in 0..batches {
@@ -127,27 +138,60 @@ impl<E> Bridged<E> {
             for (bytes, checked) in inbox.frames() {
                 one(bytes, checked, ours, &mut at_once);
             }
-            link.send(&at_once);
-            at_once.clear();
+            link.send(&mut at_once);
         }
     }
 
     /// Sends frames, at the bridge's pace.
-    pub(super) fn send(&mut self, frames: &[Vec<u8>]) {
+    pub(super) fn send(&mut self, mut frames: Vec<Vec<u8>>) {
         if let Some(link) = &mut self.link {
-            link.send(frames);
+            link.send(&mut frames);
+        }
+    }
+
+    /// When something leaves that the pace keeps back.
+    pub(super) fn leaves(&self) -> Option<Instant> {
+        self.link.as_ref()?.leaves
+    }
+
+    /// Sends what the pace kept back until now.
+    pub(super) fn flush(&mut self, now: Instant) {
+        if let Some(link) = &mut self.link
+            && link.leaves.is_some_and(|at| at <= now)
+        {
+            link.flush(now);
         }
     }
 }
 
 impl<E> Link<E> {
-    fn send(&mut self, frames: &[Vec<u8>]) {
-        for frames in frames.chunks(TOGETHER) {
-            let wait = self.pace.wait(Instant::now(), frames.len());
-            if !wait.is_zero() {
-                thread::sleep(wait);
+    fn send(&mut self, frames: &mut Vec<Vec<u8>>) {
+        if !frames.is_empty() {
+            self.waiting.extend(frames.drain(..));
+            self.flush(Instant::now());
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        self.leaves = None;
+        while !self.waiting.is_empty() {
+            let count = self.waiting.len().min(TOGETHER);
+            if let Err(at) = self.pace.admit(now, count) {
+                self.leaves = Some(at);
+                return;
             }
-            self.packets.send(frames);
+            let frames: Vec<Vec<u8>> = self.waiting.drain(..count).collect();
+            self.packets.send(&frames);
+        }
+    }
+
+    /// Waits until half of what waits has left.
+    fn catch_up(&mut self) {
+        while self.waiting.len() > MOST / 2
+            && let Some(at) = self.leaves
+        {
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            self.flush(Instant::now());
         }
     }
 }

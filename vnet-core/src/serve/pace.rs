@@ -50,11 +50,17 @@ impl Pace {
         self.heard = 0;
     }
 
-    /// How long to wait before these frames leave.
-    pub(super) fn wait(&mut self, now: Instant, frames: usize) -> Duration {
-        self.even = self.even.max(now) + self.each * clamp(frames as u64);
-        let ahead = self.even.saturating_duration_since(now);
-        ahead.saturating_sub(self.each * clamp(BURST))
+    /// Lets so many frames leave, or says when they may.
+    pub(super) fn admit(&mut self, now: Instant, frames: usize) -> Result<(), Instant> {
+        let even = self.even.max(now) + self.each * clamp(frames as u64);
+        let at = even.checked_sub(self.each * clamp(BURST));
+        match at.filter(|at| *at > now) {
+            Some(at) => Err(at),
+            None => {
+                self.even = even;
+                Ok(())
+            }
+        }
     }
 }
 
@@ -70,29 +76,31 @@ mod tests {
     /// How many frames left within `span` by chunks of 16, always more waiting.
     fn left_in(pace: &mut Pace, start: Instant, span: Duration) -> u64 {
         let (mut now, mut left) = (start, 0);
-        loop {
-            now += pace.wait(now, 16);
-            if now > start + span {
-                return left;
+        while now <= start + span {
+            match pace.admit(now, 16) {
+                Ok(()) => left += 16,
+                Err(at) => now = at,
             }
-            left += 16;
         }
+        left
     }
 
     #[test]
     fn a_burst_leaves_at_once_and_the_rest_evenly() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        assert_eq!(pace.wait(start, 48), Duration::ZERO);
-        let wait = pace.wait(start, 38);
+        assert_eq!(pace.admit(start, 48), Ok(()));
+        let at = pace.admit(start, 38).expect_err("a burst at once");
+        let wait = at - start;
         assert!(
             wait.abs_diff(Duration::from_millis(1)) < Duration::from_micros(1),
             "{wait:?}"
         );
+        assert_eq!(pace.admit(at, 38), Ok(()));
         // Whoever paused may burst again, no more than once.
         let later = start + Duration::from_secs(9);
-        assert_eq!(pace.wait(later, 48), Duration::ZERO);
-        assert!(pace.wait(later, 16) > Duration::ZERO);
+        assert_eq!(pace.admit(later, 48), Ok(()));
+        assert!(pace.admit(later, 16).is_err());
     }
 
     #[test]

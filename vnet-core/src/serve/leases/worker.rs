@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
@@ -27,7 +28,7 @@ const RETRY_MILLIS: u64 = 1000;
 const BUSY: usize = 4;
 /// and the next one begins so much later: a turn and a commit cost the same for one lease as for fifty, and what they
 /// cost is taken from those who ask. At rates where turns are short nobody waits.
-const GATHER: std::time::Duration = std::time::Duration::from_micros(700);
+const GATHER: Duration = Duration::from_micros(700);
 /// A batch with so many records waits for the one before it, and so does everybody: no disk is that slow.
 const MOST: usize = 4096;
 /// Epoll's name for the bell; networks have [`SOCKETS`] each, from there up.
@@ -98,7 +99,7 @@ impl Network {
     }
 
     /// Sends what waited for the disk.
-    fn send(&mut self, door: Door, frames: &[Vec<u8>]) {
+    fn send(&mut self, door: Door, frames: Vec<Vec<u8>>) {
         match door {
             Door::Dhcp4 => self.dhcp4.sockets.send(frames),
             Door::Dhcp6 => self.dhcp6.sockets.send(frames),
@@ -112,6 +113,23 @@ impl Network {
         self.dhcp4.sockets.should_look_again()
             || self.dhcp6.sockets.should_look_again()
             || self.ra.sockets.should_look_again()
+    }
+
+    /// When a frame leaves that its bridge's pace keeps back.
+    fn leaves(&self) -> Option<Instant> {
+        let all = [
+            self.dhcp4.sockets.leaves(),
+            self.dhcp6.sockets.leaves(),
+            self.ra.sockets.leaves(),
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    /// Sends what was kept back until now.
+    fn flush(&mut self, now: Instant) {
+        self.dhcp4.sockets.flush(now);
+        self.dhcp6.sockets.flush(now);
+        self.ra.sockets.flush(now);
     }
 
     /// The leases of both families.
@@ -235,12 +253,13 @@ impl Worker {
     fn send(&mut self, frames: Frames) {
         for (name, door, frames) in frames {
             if let Some(network) = self.networks.get_mut(&name) {
-                network.send(door, &frames);
+                network.send(door, frames);
             }
         }
     }
 
     fn timers(&mut self, now: Time, turn: &mut Turn) {
+        let instant = Instant::now();
         for network in self.networks.values_mut() {
             for desk in network.desks() {
                 if desk.next_due().is_some_and(|due| due <= now) {
@@ -250,6 +269,7 @@ impl Worker {
                 turn.promise(desk.take_forgotten(), Vec::new(), None);
             }
             network.ra.poll(now);
+            network.flush(instant);
         }
         if self.look_again <= now {
             self.look_again = Time::NEVER;
@@ -274,15 +294,18 @@ impl Worker {
                 due.chain([n.ra.next_due()])
             })
             .flatten();
-        let next = due.chain([self.look_again]).min()?;
-        if next == Time::NEVER {
-            return None;
-        }
-        let wait = next.0.saturating_sub(self.clock.now().0);
-        Some(Timespec {
-            tv_sec: i64::try_from(wait / 1000).unwrap_or(i64::MAX),
+        let next = due.chain([self.look_again]).min();
+        let next = next.filter(|at| *at != Time::NEVER).map(|at| {
+            let wait = at.0.saturating_sub(self.clock.now().0);
             // At least a millisecond, or an event that is due within it would spin.
-            tv_nsec: i64::try_from((wait % 1000).max(1) * 1_000_000).unwrap_or(0),
+            Duration::from_millis(wait.max(1))
+        });
+        let leaves = self.networks.values().filter_map(Network::leaves).min();
+        let leaves = leaves.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = next.into_iter().chain(leaves).min()?;
+        Some(Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(wait.subsec_nanos()),
         })
     }
 
