@@ -16,6 +16,9 @@
 //! The guest is hostile in every module: what it writes is read once, checked, and can cost only its own port.
 
 pub mod device;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod port;
 pub mod process;
 pub mod switch;

@@ -29,11 +29,15 @@
 //! | [`host`] | the kernel: netlink, sysctls, taps (feature `host`) |
 //! | [`serve`] | the shells that listen on gateways (feature `host`) |
 //! | [`store`] | the one file that survives (feature `host`) |
+//! | `fuzz` | the doors for strangers' bytes, for tests only (feature `fuzz`) |
 
 pub mod config;
 pub mod dhcp;
 pub mod dns;
 pub mod firewall;
+#[cfg(any(feature = "fuzz", all(test, feature = "host")))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod lease;

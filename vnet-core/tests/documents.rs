@@ -335,6 +335,57 @@ fn mistakes_are_told_with_their_place() {
 }
 
 #[test]
+fn a_reservation_is_for_one_guest_and_of_one_address() {
+    let hosts = |address: &str, hosts: &str| {
+        places(&format!(
+            "name = \"x\"\n[[subnet]]\naddress = \"{address}\"\n[subnet.dhcp]\n{hosts}"
+        ))
+    };
+    for (address, field, first, second) in [
+        (
+            "10.0.0.1/24",
+            "ip",
+            "mac = \"52:54:00:00:00:01\", ip = \"10.0.0.9\"",
+            "mac = \"52:54:00:00:00:02\", ip = \"10.0.0.9\"",
+        ),
+        (
+            "10.0.0.1/24",
+            "mac",
+            "mac = \"52:54:00:00:00:01\", ip = \"10.0.0.8\"",
+            "mac = \"52:54:00:00:00:01\", ip = \"10.0.0.9\"",
+        ),
+        (
+            "fd00::1/64",
+            "ip",
+            "mac = \"52:54:00:00:00:01\", ip = \"fd00::9\"",
+            "duid = \"00:03:00:01\", ip = \"fd00::9\"",
+        ),
+        (
+            "fd00::1/64",
+            "mac",
+            "mac = \"52:54:00:00:00:01\", ip = \"fd00::8\"",
+            "mac = \"52:54:00:00:00:01\", ip = \"fd00::9\"",
+        ),
+        (
+            "fd00::1/64",
+            "duid",
+            "duid = \"00:03:00:01\", ip = \"fd00::8\"",
+            "duid = \"00:03:00:01\", ip = \"fd00::9\"",
+        ),
+    ] {
+        let both = format!("host = [{{ {first} }}, {{ {second} }}]");
+        let wanted = format!("subnet[0].dhcp.host[1].{field}");
+        assert_eq!(hosts(address, &both), [wanted], "{both}");
+    }
+    // A guest may have one of each subnet.
+    let two = "name = \"x\"\n[[subnet]]\naddress = \"fd00:1::1/64\"\n\
+               dhcp.host = [{ mac = \"52:54:00:00:00:01\", ip = \"fd00:1::9\" }]\n\
+               [[subnet]]\naddress = \"fd00:2::1/64\"\n\
+               dhcp.host = [{ mac = \"52:54:00:00:00:01\", ip = \"fd00:2::9\" }]\n";
+    assert!(read(two).is_ok());
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = "name = \"/\"\nhost_access = \"some\"\n[forward]\nmode = \"nat\"\nports = \"x\"\n";
     assert_eq!(places(text), ["name", "forward.ports", "host_access"]);

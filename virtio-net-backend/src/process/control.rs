@@ -329,6 +329,35 @@ impl Client {
     }
 }
 
+/// Commands, a line each, of whoever may give them: sockets come as fds only, so that no file is made. How many were obeyed.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(lines: &[u8]) -> usize {
+    use super::network::{Middle, Network};
+    use crate::fuzz::frontend::fd;
+    use crate::switch::Switch;
+
+    let network = Network::new(Middle::Switch(Box::new(Switch::new(64, 1))), None);
+    let mut worker = Worker::new(network, None).expect("a poll set");
+    let mut obeyed = 0;
+    for line in lines.split(|byte| *byte == b'\n').take(32) {
+        let Ok(mut command) = serde_json::from_slice::<Command>(line) else {
+            continue;
+        };
+        // A socket, memory, and then what rings are kicked by.
+        let mut fds: VecDeque<_> = [5, 5, 2, 2, 1, 1, 1, 1, 1, 1]
+            .into_iter()
+            .filter_map(fd)
+            .collect();
+        if let Command::AddPort(port) = &mut command {
+            (port.socket, port.connect) = (None, None);
+        }
+        let answer = worker.obey(command, &mut fds);
+        obeyed += usize::from(answer.ok);
+        assert!(serde_json::to_vec(&answer).is_ok_and(|line| !line.contains(&b'\n')));
+    }
+    obeyed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

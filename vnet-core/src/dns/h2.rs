@@ -553,38 +553,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn the_corpus_breaks_nothing() {
-        let mut answered = 0;
-        crate::dns::tests::feed("http2", |bytes| {
-            // In one piece and byte by byte: the same comes of it.
-            let mut whole = session();
-            let stream = whole.ask(b"one");
-            let said = whole.take(bytes);
-            let ended: Vec<_> = std::iter::from_fn(|| whole.ended()).collect();
-            let mut pieces = session();
-            pieces.ask(b"one");
-            let mut broken = false;
-            for byte in bytes {
-                broken |= pieces.take(&[*byte]).is_err();
-                if broken {
-                    break;
-                }
-            }
-            let again: Vec<_> = std::iter::from_fn(|| pieces.ended()).collect();
-            assert_eq!(said.is_err(), broken);
-            if !broken {
-                assert_eq!(ended, again);
-            }
-            answered += ended
-                .iter()
-                .filter(|(s, b)| Some(*s) == stream && b.is_some())
-                .count();
-            assert!(whole.output().len() < 1 << 16);
-        });
-        assert!(answered > 50, "{answered}");
-    }
-
     proptest! {
         #[test]
         fn no_bytes_break_anything(pieces in proptest::collection::vec((0u8..11, any::<u8>(), 0u8..8, proptest::collection::vec(any::<u8>(), 0..40)), 0..12), noise in proptest::collection::vec(any::<u8>(), 0..40)) {

@@ -28,7 +28,7 @@ pub(crate) mod shares;
 pub(crate) mod slab;
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 pub mod wire;
 mod zone;
 

@@ -1,5 +1,5 @@
 //! What traces cannot say (those are in `tests/cases/dns`): messages that are none, forgeries, loops, greed, and checks of
-//! signatures. Read and written by another implementation (hickory-proto).
+//! signatures. Read and written by another implementation (hickory-proto). Stored messages that are none: `crate::fuzz`.
 
 mod checking;
 mod upstreams;
@@ -14,34 +14,6 @@ use super::*;
 use crate::config::{Fill, native};
 use crate::model::World;
 use crate::types::{Mac, NetworkName};
-
-/// A stored corpus: each file once the shape of an attack, its beginnings, and changed copies, always the same.
-pub(crate) fn feed(kind: &str, mut take: impl FnMut(&[u8])) {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = folder.join("corpus").join(kind);
-    let files = std::fs::read_dir(folder).unwrap();
-    let mut files: Vec<_> = files.map(|f| f.unwrap().path()).collect();
-    files.sort();
-    assert!(files.len() >= 15, "the corpus of {kind} is gone");
-    for (i, file) in files.iter().enumerate() {
-        let bytes = std::fs::read(file).unwrap();
-        // Beginnings of long files differ little.
-        for cut in (0..=bytes.len()).step_by(1 + bytes.len() / 512) {
-            take(&bytes[..cut]);
-        }
-        let mut seed = i as u64 + 1;
-        for _ in 0..200 {
-            let mut changed = bytes.clone();
-            for _ in 0..4 {
-                let at = usize::try_from(dice(&mut seed) >> 8).unwrap() % changed.len().max(1);
-                if let Some(byte) = changed.get_mut(at) {
-                    *byte = dice(&mut seed).to_be_bytes()[3];
-                }
-            }
-            take(&changed);
-        }
-    }
-}
 
 const WORLD: &str = r#"
 [[network]]
@@ -456,37 +428,6 @@ fn the_cache_stays_within_its_bytes() {
         "the oldest is gone"
     );
     assert!(host.resolver.stats(host.now).cache_entries > 100);
-}
-
-/// Every message that once was interesting, as a query and as what an upstream says to `example.com A`.
-#[test]
-fn the_corpus_breaks_nothing() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/dns");
-    let mut files = 0;
-    for file in std::fs::read_dir(folder).unwrap() {
-        let bytes = std::fs::read(file.unwrap().path()).unwrap();
-        files += 1;
-        let mut host = Host::new();
-        let from = host.from("lab", "10.94.1.50");
-        let way = Way::Udp(0, "10.94.1.50:4000".parse().unwrap());
-        let reply = host.handle(&from, way, &bytes);
-        assert!(reply.is_empty() || Message::from_vec(&reply).is_ok());
-        host.ask("lab", "example.com. A");
-        while let Some((_, server, lane, message)) = host.sent().pop() {
-            // With the number and the case that would be believed.
-            let mut forged = bytes.clone();
-            let question = message.len().min(12 + 13 + 4);
-            for at in (0..2).chain(12..question) {
-                if let (Some(to), Some(from)) = (forged.get_mut(at), message.get(at)) {
-                    *to = *from;
-                }
-            }
-            host.receive(server, lane, &forged);
-        }
-        host.wait(10_000);
-        assert_eq!(host.resolver.due(), None, "every question ends");
-    }
-    assert!(files >= 20, "the corpus is gone");
 }
 
 proptest! {

@@ -62,6 +62,8 @@ pub struct Bad;
 
 /// The first byte of every record; a later layout gets another.
 const VERSION: u8 = 1;
+/// The longest identifier: protocols have shorter ones.
+const MOST: usize = 1024;
 
 impl LeaseRecord {
     /// Whether the address is the client's at that moment.
@@ -197,7 +199,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
         out.extend_from_slice(&[0, 0]);
         return;
     };
-    let bytes = &bytes[..bytes.len().min(1024)];
+    let bytes = &bytes[..bytes.len().min(MOST)];
     let len = u16::try_from(bytes.len() + 1).unwrap_or(0);
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(bytes);
@@ -225,9 +227,10 @@ impl Reader<'_> {
         let Some(len) = len.checked_sub(1) else {
             return Ok(None);
         };
+        // Nobody writes a longer one, so it would not be written back.
         let (head, rest) = self.0.split_at_checked(len).ok_or(Bad)?;
         self.0 = rest;
-        Ok(Some(head.to_vec()))
+        (len <= MOST).then(|| Some(head.to_vec())).ok_or(Bad)
     }
 
     fn mac(&mut self) -> Result<Option<Mac>, Bad> {

@@ -169,9 +169,8 @@ impl Session {
         session.status = kept.status;
         for kept in &kept.regions {
             session.table.add(kept.region, Some(next()?))?;
-            for _ in 1..kept.times {
-                session.table.add_again(kept.region);
-            }
+            let again = kept.times.saturating_sub(1);
+            session.table.add_again(kept.region, again);
         }
         if let Some(memory) = session.table.memory() {
             session.device.set_memory(memory);

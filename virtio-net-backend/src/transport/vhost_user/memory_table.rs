@@ -84,7 +84,7 @@ impl MemoryTable {
     pub fn add(&mut self, region: MemoryRegion, fd: Option<OwnedFd>) -> Result<(), BadTable> {
         let fd = fd.ok_or(BadTable::Fds)?;
         if let Some(entry) = self.regions.iter_mut().find(|entry| entry.region == region) {
-            entry.times += 1;
+            entry.times = entry.times.saturating_add(1);
             return Ok(());
         }
         if self.regions.len() >= MAX_SLOTS {
@@ -111,10 +111,10 @@ impl MemoryTable {
         Ok(())
     }
 
-    /// Counts one more addition of a region that is there.
-    pub fn add_again(&mut self, region: MemoryRegion) {
+    /// Counts more additions of a region that is there.
+    pub fn add_again(&mut self, region: MemoryRegion, more: usize) {
         if let Some(entry) = self.regions.iter_mut().find(|entry| entry.region == region) {
-            entry.times += 1;
+            entry.times = entry.times.saturating_add(more);
         }
     }
 

@@ -74,20 +74,10 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
     if doc.ranges.is_none() && matches!(mode, RaMode::Stateful | RaMode::Both) {
         ranges.push(guest_range6(address));
     }
-    let mut hosts = Vec::new();
-    for (i, host) in doc.host.iter().enumerate() {
-        hosts.extend(reservation6(
-            &format!("{at}.dhcp.host[{i}]"),
-            address,
-            mode,
-            host,
-            check,
-        ));
-    }
     Dhcp6 {
         mode,
         ranges,
-        hosts,
+        hosts: reservations6(at, address, mode, doc, check),
         lease_time: lease_time(at, doc, check),
         options,
         boot: doc
@@ -212,6 +202,38 @@ fn range6(
         return Some((a, b));
     }
     None
+}
+
+/// Each address is one guest's, and each guest has one. Another subnet may have another for it: it is asked for both.
+fn reservations6(
+    at: &str,
+    address: Ipv6Net,
+    mode: RaMode,
+    doc: &DhcpDoc,
+    check: &mut Check,
+) -> Vec<Reservation6> {
+    let mut hosts = Vec::<Reservation6>::new();
+    for (i, host) in doc.host.iter().enumerate() {
+        let here = format!("{at}.dhcp.host[{i}]");
+        let Some(host) = reservation6(&here, address, mode, host, check) else {
+            continue;
+        };
+        let mut once = |field: &str, what: &str, same: &dyn Fn(&Reservation6) -> bool| {
+            if hosts.iter().any(same) {
+                let rule = format!("another reservation of this subnet already has this {what}");
+                check.wrong(format!("{here}.{field}"), rule);
+            }
+        };
+        once("ip", "address", &|other| other.ip == host.ip);
+        once("mac", "MAC", &|other| {
+            host.mac.is_some() && other.mac == host.mac
+        });
+        once("duid", "DUID", &|other| {
+            host.duid.is_some() && other.duid == host.duid
+        });
+        hosts.push(host);
+    }
+    hosts
 }
 
 fn reservation6(

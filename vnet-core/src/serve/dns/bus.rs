@@ -228,8 +228,8 @@ struct Answer {
     error: Option<String>,
 }
 
-/// A whole message as a test has it: where its body begins, if it is an answer.
-#[cfg(test)]
+/// The body of a whole message, if it is an answer.
+#[cfg(any(test, feature = "fuzz"))]
 pub(super) fn body(message: &[u8]) -> Option<&[u8]> {
     let (body, end) = length(message.first_chunk()?)?;
     let message = message.get(..end)?;

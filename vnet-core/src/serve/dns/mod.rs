@@ -35,7 +35,13 @@ use tokio::sync::oneshot;
 pub use crate::dns::Stats;
 use crate::dns::{Explained, NameChange, Zone};
 use crate::types::{IfName, NetworkName};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use links::fuzz as fuzz_dbus;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use resolv::fuzz as fuzz_resolv_conf;
 use resolved::{Link, Told};
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use tcp::fuzz as fuzz_stream;
 
 /// The handle of the DNS service.
 #[derive(Debug, Clone)]
