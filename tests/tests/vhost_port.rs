@@ -65,6 +65,8 @@ fn a_guest_by_the_printed_line_has_all_that_a_tap_guest_has() -> anyhow::Result<
     })
     .with_context(|| netd.log())?;
     assert_eq!(backend(&netd)?, before, "the same process has the new tap");
+    let log = netd.log();
+    ensure!(!log.contains('\u{1b}'), "colours in a file:\n{log}");
     web.run(&format!("ping -c3 -i0.2 -W2 {dbs}"))?;
     Ok(())
 }

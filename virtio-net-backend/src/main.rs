@@ -1,6 +1,6 @@
 //! The process: a vhost-user device for one virtual machine, or for all of a network.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,7 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();
     run(&Arguments::parse())
