@@ -296,7 +296,7 @@ fn dice(seed: &mut u64) -> u64 {
     *seed ^ *seed >> 29
 }
 
-/// `NAME TYPE [+do] [+edns=SIZE] [+norec] [+cd] [+ad] [+v1] [+tcp]`
+/// `NAME TYPE [+do] [+edns=SIZE] [+norec] [+cd] [+ad] [+v1] [+tcp] [+ecs]`
 fn query(words: &[&str]) -> Vec<u8> {
     let mut name = Name::from_ascii(words[0]).unwrap();
     name.set_fqdn(true);
@@ -318,6 +318,10 @@ fn query(words: &[&str]) -> Vec<u8> {
             ("+v1", _) => {
                 message.edns.get_or_insert_with(Edns::new).set_version(1);
             }
+            ("+ecs", _) => {
+                let edns = message.edns.get_or_insert_with(Edns::new);
+                edns.options_mut().insert(client_subnet());
+            }
             ("+cd", _) => message.metadata.checking_disabled = true,
             ("+ad", _) => message.metadata.authentic_data = true,
             ("+norec", _) => message.metadata.recursion_desired = false,
@@ -326,6 +330,15 @@ fn query(words: &[&str]) -> Vec<u8> {
         }
     }
     message.to_vec().unwrap()
+}
+
+/// 192.0.2.0/24 (RFC 7871 section 6).
+fn client_subnet() -> EdnsOption {
+    EdnsOption::Unknown(8, vec![0, 1, 24, 0, 192, 0, 2])
+}
+
+fn has_client_subnet(edns: &Edns) -> bool {
+    edns.option(EdnsCode::Subnet).is_some()
 }
 
 fn kind(word: &str) -> RecordType {
@@ -356,16 +369,20 @@ fn reply(bytes: &[u8]) -> String {
         if edns.flags().dnssec_ok {
             text.push_str(" do");
         }
+        if has_client_subnet(edns) {
+            text.push_str(" ecs");
+        }
         if let Some(EdnsOption::Unknown(_, data)) = edns.option(EdnsCode::Unknown(15)) {
             let _ = write!(text, " ede={}", u16::from_be_bytes([data[0], data[1]]));
         }
     }
-    let list = |records: &[Record]| {
-        let all = records
-            .iter()
-            .map(|r| format!("{} {} {} {}", r.name, r.ttl, r.record_type(), r.data));
-        all.collect::<Vec<_>>().join("; ")
+    let shown = |r: &Record| {
+        let data = r.data.to_string();
+        let data = Some(data).filter(|_| r.record_type() != RecordType::RRSIG);
+        let data = data.map(|data| format!(" {data}")).unwrap_or_default();
+        format!("{} {} {}{data}", r.name, r.ttl, r.record_type())
     };
+    let list = |records: &[Record]| records.iter().map(shown).collect::<Vec<_>>().join("; ");
     let _ = write!(
         text,
         " | {} | {}",
@@ -399,12 +416,13 @@ fn asks(server: IpAddr, message: &[u8]) -> String {
             message.edns.as_ref().is_some_and(|e| e.flags().dnssec_ok),
             " do",
         ),
+        (message.edns.as_ref().is_some_and(has_client_subnet), " ecs"),
     ];
     text.extend(flags.into_iter().filter(|f| f.0).map(|f| f.1));
     text
 }
 
-/// `[CODE] RECORD; RECORD; (RECORD of the authority)`, with `tc`, `noedns` and `ad` as words before.
+/// `[CODE] RECORD; RECORD; (RECORD of the authority)`, with `tc`, `noedns`, `ecs` and `ad` as words before.
 fn said(question: &[u8], text: &str) -> Vec<u8> {
     let asked = Message::from_vec(question).unwrap();
     let mut reply = Message::new(asked.metadata.id, MessageType::Response, OpCode::Query);
@@ -421,6 +439,10 @@ fn said(question: &[u8], text: &str) -> Vec<u8> {
             "FormErr" => reply.metadata.response_code = ResponseCode::FormErr,
             "NoError" => {}
             "noedns" => reply.edns = None,
+            "ecs" => {
+                let edns = reply.edns.get_or_insert_with(Edns::new);
+                edns.options_mut().insert(client_subnet());
+            }
             "tc" => reply.metadata.truncation = true,
             "ad" => reply.metadata.authentic_data = true,
             _ => break,
@@ -436,11 +458,21 @@ fn said(question: &[u8], text: &str) -> Vec<u8> {
     reply.to_vec().unwrap()
 }
 
+/// A signature over addresses, by whom it does not matter (RFC 4034 section 3.1).
+fn signature() -> Vec<u8> {
+    let head = [0, 1, 13, 2, 0, 0, 1, 44, 0x70, 0, 0, 0, 0x60, 0, 0, 0, 0, 7];
+    [&head[..], b"\x07example\x03com\0", &[9; 64]].concat()
+}
+
 fn record(text: &str) -> Record {
     let words: Vec<&str> = text.splitn(4, ' ').collect();
     let mut name = Name::from_ascii(words[0]).unwrap();
     name.set_fqdn(true);
     let data = match words[2].strip_prefix("TYPE") {
+        None if words[2] == "RRSIG" => RData::Unknown {
+            code: RecordType::RRSIG,
+            rdata: NULL::with(signature()),
+        },
         Some(_) => RData::Unknown {
             code: kind(words[2]),
             rdata: NULL::with(words[3].as_bytes().to_vec()),

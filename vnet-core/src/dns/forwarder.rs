@@ -343,7 +343,10 @@ impl Forwarder {
         let Some(asking) = self.asking.get_mut(slot) else {
             return;
         };
-        let response = Response::parse(message);
+        let mut response = Response::parse(message);
+        if !asking.dnssec_ok {
+            response = response.and_then(Response::for_all);
+        }
         if let Some(response) = &response {
             let wants_all = asking.waiters.iter().any(|(w, _)| w.way.is_wide());
             if response.truncated() && wants_all && !asking.attempts[at].tcp {

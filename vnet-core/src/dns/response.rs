@@ -41,6 +41,8 @@ pub(super) struct Response {
     pub(super) edns: bool,
     /// Whether it only refers to others, as one does who does not resolve for us.
     pub(super) lame: bool,
+    /// Whether it has, beside what was asked, what only those who check signatures need.
+    signed: bool,
 }
 
 /// Where addresses of private networks are.
@@ -70,6 +72,7 @@ struct Walk {
     /// Where the additional records begin, and how many lifetimes are before them.
     beside: Option<(usize, usize)>,
     opt: Option<RecordAt>,
+    signed: bool,
     answers: u16,
     /// Whether there is an answer of the type asked for, and not only aliases.
     found: bool,
@@ -122,9 +125,23 @@ impl Response {
             forged: false,
             edns: walk.opt.is_some(),
             lame: walk.is_lame(&bytes, code),
+            signed: walk.signed,
             ttls: walk.ttls.into(),
             question_end: u16::try_from(question_end).ok()?,
             bytes,
+        })
+    }
+
+    /// What those are told who did not ask for signatures (RFC 4035 section 3.2.1), whatever the upstream adds to it.
+    pub(super) fn for_all(self) -> Option<Self> {
+        if !self.signed {
+            return Some(self);
+        }
+        let asked = u16_at(&self.bytes, usize::from(self.question_end) - 4)?;
+        let rest = Self::parse(&without_signatures(&self.bytes, asked)?)?;
+        Some(Self {
+            edns: self.edns,
+            ..rest
         })
     }
 
@@ -323,6 +340,7 @@ impl Walk {
         if !well_formed(message, record) {
             return None;
         }
+        self.signed |= record.rtype != self.asked && rtype::PROOFS.contains(&record.rtype);
         let ttl = record.ttl.min(WEEK);
         if ttl < record.ttl {
             self.told.push((record.ttl_at, ttl));

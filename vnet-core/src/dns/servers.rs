@@ -6,6 +6,7 @@ use crate::model::Endpoint;
 
 /// An upstream by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(test, derive(Default))]
 pub struct ServerId(pub(in crate::dns) u32);
 
 /// An upstream as it is found: where, how it is spoken to, and by which link of the host, if it is known only there (two

@@ -78,6 +78,12 @@ impl FromStr for Endpoint {
         };
         let Some((scheme, rest)) = text.split_once("://") else {
             let address = address(text, PORTS[0]).ok_or_else(form)?;
+            // RFC 7858 section 3.1: what is said there is said in secret, and what is said at port 53 is not.
+            if address.port() == PORTS[1] {
+                return Err(invalid(
+                    "asks in plain text where TLS is spoken: write tls:// before it",
+                ));
+            }
             return Ok(address.into());
         };
         let (place, name) = match rest.split_once('#') {
@@ -86,10 +92,18 @@ impl FromStr for Endpoint {
         };
         let no_address = || invalid("has to have an address after ://, and a name only after #");
         match scheme {
-            "tls" => Ok(Self {
-                address: address(place, PORTS[1]).ok_or_else(no_address)?,
-                transport: Transport::Tls { name },
-            }),
+            "tls" => {
+                let address = address(place, PORTS[1]).ok_or_else(no_address)?;
+                if address.port() == PORTS[0] {
+                    return Err(invalid(
+                        "speaks TLS at port 53, which is for plain text: leave the port out",
+                    ));
+                }
+                Ok(Self {
+                    address,
+                    transport: Transport::Tls { name },
+                })
+            }
             "https" => {
                 let (host, path) = place.split_at(place.find('/').unwrap_or(place.len()));
                 let path = path.strip_suffix("{?dns}").unwrap_or(path);
@@ -173,6 +187,17 @@ mod tests {
             assert_eq!(endpoint.to_string(), whole);
             assert_eq!(whole.parse::<Endpoint>().unwrap(), endpoint);
         }
+    }
+
+    #[test]
+    fn rfc7858_3_1_secret_and_plain_do_not_share_a_port() {
+        for text in ["9.9.9.9:853", "[2620:fe::fe]:853"] {
+            let error = text.parse::<Endpoint>().unwrap_err().0;
+            assert!(error.contains("write tls://"), "{error}");
+        }
+        let error = "tls://9.9.9.9:53".parse::<Endpoint>().unwrap_err().0;
+        assert!(error.contains("leave the port out"), "{error}");
+        assert!("https://9.9.9.9:853".parse::<Endpoint>().is_ok());
     }
 
     #[test]

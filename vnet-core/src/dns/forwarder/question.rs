@@ -121,3 +121,29 @@ fn complaint(message: &[u8]) -> Option<u8> {
     }
     Some(code)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc8467_4_1_questions_are_padded_to_128() {
+        for len in 5..260 {
+            let question = vec![b'x'; len];
+            let message = compose(7, 0, &question, Some(true), true);
+            assert_eq!(message.len() % BLOCK, 0, "{len}");
+            let least = HEADER + len + 11 + 4;
+            assert!(message.len() < least + BLOCK, "no more than it takes");
+            // RFC 7830 section 3: the option is 12 and its bytes are zero; the record has the length of all of it.
+            let opt = record_at(&message, HEADER + len).unwrap();
+            assert_eq!((opt.rtype, opt.end), (rtype::OPT, message.len()));
+            assert_eq!(message[opt.data..opt.data + 2], [0, 12]);
+            let pad = usize::from(u16_at(&message, opt.data + 2).unwrap());
+            assert_eq!(opt.data + 4 + pad, message.len());
+            assert!(message[opt.data + 4..].iter().all(|byte| *byte == 0));
+            // RFC 7830 section 6: only where nobody sees it anyway.
+            assert_eq!(compose(7, 0, &question, Some(true), false).len(), least - 4);
+            assert_eq!(compose(7, 0, &question, None, true).len(), HEADER + len);
+        }
+    }
+}

@@ -460,6 +460,27 @@ fn rfc5452_9_3_who_is_forged_is_asked_by_connection() {
     assert!(host.one().has_edns());
 }
 
+/// What is asked in secret does not tell by its length what it is; what is asked in plain text need not grow.
+#[test]
+fn rfc8467_4_1_what_is_asked_in_secret_is_padded() {
+    for (upstream, padded) in [
+        ("192.0.2.53", false),
+        ("tls://192.0.2.53#dns.example", true),
+        ("https://192.0.2.53/dns-query#dns.example", true),
+    ] {
+        let mut host = Host::new();
+        let target = Target::from(upstream.parse::<crate::model::Endpoint>().unwrap());
+        host.resolver.follow(vec![target], Vec::new());
+        assert_eq!(host.ask("open", "a.rather.long.name.example. A"), "later");
+        let message = match host.resolver.effect() {
+            Some(Effect::Send { message, .. } | Effect::Stream { message, .. }) => message,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(message.len() % 128 == 0, padded, "{upstream}");
+        assert_eq!(message.windows(2).any(|pair| pair == [0, 12]), padded);
+    }
+}
+
 /// Over TCP a query may bring 64 KiB of something: what waits for its answer does not.
 #[test]
 fn who_waits_costs_little() {

@@ -313,3 +313,140 @@ fn write_tls(tls: &mut ClientConnection, mut socket: &TcpStream) -> io::Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A channel to an upstream of the test's own.
+    fn connected(framing: Framing) -> (Channel, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let endpoint = Target::from(crate::model::Endpoint::from(address));
+        let spoken = (Carrier::Plain, framing);
+        let channel = Channel::new(0, ServerId::default(), endpoint, socket, spoken);
+        let upstream = listener.accept().unwrap().0;
+        let patience = Some(Duration::from_secs(10));
+        upstream.set_read_timeout(patience).unwrap();
+        (channel, upstream)
+    }
+
+    /// Questions by their tickets, all with the same number, as askers choose it.
+    fn ask(channel: &mut Channel, tickets: std::ops::Range<u64>, now: u64) {
+        for ticket in tickets {
+            channel.ask(Waiting {
+                ticket,
+                message: vec![0xab, 0xcd, 1, 0, u8::try_from(ticket).unwrap()],
+                since: now,
+                broken: 0,
+            });
+        }
+    }
+
+    fn hear(upstream: &mut TcpStream) -> Vec<u8> {
+        let mut len = [0; 2];
+        io::Read::read_exact(upstream, &mut len).unwrap();
+        let mut message = vec![0; usize::from(u16::from_be_bytes(len))];
+        io::Read::read_exact(upstream, &mut message).unwrap();
+        message
+    }
+
+    fn say(upstream: &mut TcpStream, message: &[u8]) {
+        let len = u16::try_from(message.len()).unwrap().to_be_bytes();
+        upstream.write_all(&[&len[..], message].concat()).unwrap();
+    }
+
+    /// What comes until there are so many.
+    fn answers(channel: &mut Channel, count: usize, now: u64) -> Vec<Answered> {
+        let end = Instant::now() + Duration::from_secs(10);
+        let mut all = Vec::new();
+        while all.len() < count {
+            assert!(Instant::now() < end, "{} answers", all.len());
+            all.extend(channel.pump(now).unwrap());
+            std::thread::yield_now();
+        }
+        all
+    }
+
+    #[test]
+    fn rfc7766_6_2_1_1_questions_do_not_wait_for_answers_which_come_in_any_order() {
+        let (mut channel, mut upstream) = connected(Framing::lengths());
+        ask(&mut channel, 1..4, 0);
+        channel.flush().unwrap();
+        let heard: Vec<_> = (0..3).map(|_| hear(&mut upstream)).collect();
+        // Section 7: told apart by their numbers alone, so no two have the same.
+        let mut numbers: Vec<_> = heard.iter().map(|m| [m[0], m[1]]).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 3);
+        for message in heard.iter().rev() {
+            say(&mut upstream, message);
+        }
+        let answers = answers(&mut channel, 3, 0);
+        let told: Vec<_> = answers.iter().map(|(ticket, _)| *ticket).collect();
+        assert_eq!(told, [3, 2, 1]);
+        for (ticket, message) in answers {
+            let wanted = [0xab, 0xcd, 1, 0, u8::try_from(ticket).unwrap()];
+            assert_eq!(message.unwrap(), wanted, "the asker's own number");
+        }
+        // What answers nothing is passed over, and so is a second answer.
+        say(&mut upstream, &heard[0]);
+        say(&mut upstream, &[0x77, 0x77, 0]);
+        ask(&mut channel, 4..5, 0);
+        channel.flush().unwrap();
+        let last = hear(&mut upstream);
+        say(&mut upstream, &last);
+        assert_eq!(super::tests::answers(&mut channel, 1, 0)[0].0, 4);
+    }
+
+    #[test]
+    fn rfc7766_6_2_3_who_is_idle_is_closed_and_who_is_asked_is_waited_for() {
+        let (mut channel, mut upstream) = connected(Framing::lengths());
+        ask(&mut channel, 1..2, 0);
+        channel.flush().unwrap();
+        let heard = hear(&mut upstream);
+        assert!(!channel.is_over(PATIENCE));
+        assert!(channel.is_over(PATIENCE + 1), "it says nothing at all");
+        say(&mut upstream, &heard);
+        answers(&mut channel, 1, 1_500);
+        assert!(!channel.is_over(1_500 + IDLE.0));
+        assert!(channel.is_over(1_500 + IDLE.0 + 1));
+    }
+
+    #[test]
+    fn rfc7766_6_2_4_what_a_broken_connection_leaves_is_known() {
+        let (mut channel, mut upstream) = connected(Framing::lengths());
+        ask(&mut channel, 1..4, 0);
+        channel.flush().unwrap();
+        let first = hear(&mut upstream);
+        say(&mut upstream, &first);
+        assert_eq!(answers(&mut channel, 1, 0)[0].0, 1);
+        drop(upstream);
+        let end = Instant::now() + Duration::from_secs(10);
+        while channel.pump(0).is_ok() {
+            assert!(Instant::now() < end, "the end is not noticed");
+        }
+        let left: Vec<_> = channel.into_left().iter().map(|w| w.ticket).collect();
+        assert_eq!(left, [2, 3]);
+    }
+
+    /// The same question is the same request, whoever asks it: caches on the way may know it.
+    #[test]
+    fn rfc8484_4_1_the_number_is_0() {
+        let session = Session::new("dns.example".to_owned(), "/dns-query".to_owned());
+        let (mut channel, _upstream) = connected(Framing::Http(Box::new(session)));
+        ask(&mut channel, 1..2, 0);
+        let Framing::Http(session) = &mut channel.framing else {
+            panic!("it was HTTP");
+        };
+        let said = session.output();
+        // The bytes 0 0 1 0 1 in base64url, and not ab cd.
+        let wanted = b"/dns-query?dns=AAABAAE";
+        assert!(said.windows(wanted.len()).any(|part| part == wanted));
+    }
+}
