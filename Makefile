@@ -13,6 +13,7 @@ help:
 	@echo "make demo    the whole thing in namespaces of its own: two guests, names, NAT, a published port (KEEP=1: a console)"
 	@echo "make test    every check and test, guests included"
 	@echo "make bench   side by side with libvirt and dnsmasq"
+	@echo "make fuzz    hunts at every door for strangers' bytes (SECONDS=20 for each, DOORS=\"dns lease\" for some)"
 	@echo "make fmt lint"
 
 run: build
@@ -39,10 +40,15 @@ bench: build
 	@$(TARGET)/release/dns_bench
 	@$(ROOT) VNET_BIN_DIR=$(TARGET)/release $(TARGET)/release/bench_dataplane
 
+# A number given here only: shells have a variable of this name.
+fuzz:
+	@packaging/setup.sh $(BUILD) g++
+	@SECONDS_EACH=$(if $(filter command line,$(origin SECONDS)),$(SECONDS),20) tests/fuzz/run.sh $(DOORS)
+
 fmt:
 	cargo fmt --all
 
 lint:
 	cargo clippy --workspace --all-targets -- -D warnings
 
-.PHONY: help run build demo test bench fmt lint
+.PHONY: help run build demo test bench fuzz fmt lint

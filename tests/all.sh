@@ -42,8 +42,10 @@ tests() { # tests CARGO-TEST-ARGUMENTS...: many tests, counted one by one
 }
 
 check "format" cargo fmt --all --check
+check "format of the fuzzer" cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 check "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
 check "the core without an OS" cargo clippy --quiet -p vnet-core --no-default-features -- -D warnings
+check "lints of the fuzzer" tests/fuzz/run.sh --lint
 check "release build" cargo build --quiet --release -p netd -p virtio-net-backend -p examples
 export VNET_BIN_DIR=$target/release
 tests --workspace

@@ -509,11 +509,11 @@ fn no_word_out_of_place() -> anyhow::Result<()> {
     let mut offences = Vec::new();
     for path in files()? {
         let shown = path.strip_prefix(&base)?.display().to_string();
-        // The lock file names the registry on every line, and is cargo's.
+        // A lock file names the registry on every line, and is cargo's.
         let Ok(text) = fs::read_to_string(&path) else {
             continue;
         };
-        if shown == "Cargo.lock" {
+        if path.ends_with("Cargo.lock") {
             continue;
         }
         for (at, line) in text.lines().enumerate() {

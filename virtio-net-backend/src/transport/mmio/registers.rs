@@ -238,12 +238,14 @@ impl Registers {
             self.reset();
             return Written::Reset;
         }
+        let ran = self.runs();
         let new = value & status::DRIVERS & !self.status;
         self.status |= new & !status::FEATURES_OK;
         if new & status::FEATURES_OK != 0 && self.accept() {
             self.status |= status::FEATURES_OK;
         }
-        if new & status::DRIVER_OK == 0 || !self.runs() {
+        // Whichever bit completes it: a driver may have said DRIVER_OK too early.
+        if ran || !self.runs() {
             return Written::Quiet;
         }
         match self.start_ready() {
