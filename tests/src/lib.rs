@@ -13,6 +13,8 @@
 //! http      a web server of ten lines      tool      is it installed; a skip is counted
 //! world     a host on an internet, machines on its networks, pings that are counted
 //! dns       the DNS service alone, guests on its bridges
+//! echo      bytes through a guest and back, each checked
+//! vhost     what tests of vhost-user ports share
 //! unpacked  programs of packages that may not be installed, because their service would start
 //! ```
 //! It is not a framework: plain functions that return `anyhow::Result`, to be used from ordinary `#[test]`s.
@@ -21,6 +23,7 @@ pub mod clients;
 mod cpio;
 pub mod daemon;
 pub mod dns;
+pub mod echo;
 mod enter;
 pub mod guest;
 pub mod http;
@@ -36,6 +39,7 @@ pub mod world;
 
 pub use clients::{Dhclient, Lease, Udhcpc};
 pub use daemon::Netd;
+pub use echo::Echo;
 pub use guest::Guest;
 pub use netns::Ns;
 pub use process::{Proc, Ran};
