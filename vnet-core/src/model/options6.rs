@@ -149,6 +149,8 @@ fn encode(kind: Option<Kind>, values: &[String]) -> Result<Vec<u8>, String> {
             }
         }
         Some(Domains) => out = encode_domains(values)?,
+        // Nothing cannot be spelled as a text: that would be no value at all.
+        Some(Text) if one()?.is_empty() => return Err("needs a value".to_owned()),
         Some(Text) => out = one()?.as_bytes().to_vec(),
         Some(Texts) => {
             for value in values {
