@@ -1,6 +1,7 @@
 #!/bin/bash
-# Hunts at every door, or at those named: `tests/fuzz/run.sh dns lease` (`--lint` looks at the package only). A door is a folder of a corpus; what is found grows
-# in copies under `target/fuzz/corpus`, so that the repository stays as it is. SECONDS_EACH=20 is how long for each.
+# Hunts at every door, or at those named: `tests/fuzz/run.sh dns lease` (`--lint` looks at the package only). A door is a
+# folder of a corpus; what is found grows in copies under `target/fuzz/corpus`, so that the repository stays as it is.
+# SECONDS_EACH=20 is how long for each.
 #
 # Needs no other toolchain: the compiler instruments on request, and RUSTC_BOOTSTRAP=1 lets it add AddressSanitizer.
 set -eu
@@ -14,6 +15,12 @@ cp Cargo.lock tests/fuzz/Cargo.lock
 if [ "${1:-}" = --lint ]; then
 	exec cargo clippy --quiet --manifest-path tests/fuzz/Cargo.toml --target-dir "$target" -- -D warnings
 fi
+for door in "$@"; do
+	[ -d "vnet-core/corpus/$door" ] || [ -d "virtio-net-backend/corpus/$door" ] || {
+		echo "no door \`$door\`: they are the folders of vnet-core/corpus and virtio-net-backend/corpus" >&2
+		exit 2
+	}
+done
 RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-module -Ccodegen-units=1 \
 	-Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares" \
