@@ -26,6 +26,8 @@ pub struct Netd<'n> {
     ns: &'n Ns,
     scratch: Scratch,
     args: Vec<String>,
+    /// What becomes netd: a program and its arguments, or nothing.
+    under: Vec<String>,
     level: String,
     process: Option<Proc>,
 }
@@ -38,21 +40,28 @@ impl<'n> Netd<'n> {
 
     /// The same as a user would run it, without debugging output.
     pub fn start_quiet(ns: &'n Ns) -> anyhow::Result<Self> {
-        Self::at_level(ns, &[], "warn")
+        Self::at_level(ns, &[], &[], "warn")
     }
 
     /// The same with more arguments.
     pub fn start_with(ns: &'n Ns, args: &[&str]) -> anyhow::Result<Self> {
-        Self::at_level(ns, args, "debug")
+        Self::at_level(ns, &[], args, "debug")
     }
 
-    fn at_level(ns: &'n Ns, args: &[&str], level: &str) -> anyhow::Result<Self> {
-        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    /// The same under a program that limits what it may do, and then becomes it (`setpriv`).
+    pub fn start_under(ns: &'n Ns, under: &[&str]) -> anyhow::Result<Self> {
+        Self::at_level(ns, under, &[], "debug")
+    }
+
+    fn at_level(ns: &'n Ns, under: &[&str], args: &[&str], level: &str) -> anyhow::Result<Self> {
+        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let (under, args) = (owned(under), owned(args));
         let level = std::env::var("NETD_LOG").unwrap_or_else(|_| level.to_owned());
         let mut netd = Self {
             ns,
             scratch: Scratch::new("netd")?,
             args,
+            under,
             level,
             process: None,
         };
@@ -65,7 +74,15 @@ impl<'n> Netd<'n> {
         if self.process.is_some() {
             bail!("netd runs already");
         }
-        let mut command = Command::new(binary("netd")?);
+        let netd = binary("netd")?;
+        let mut command = match self.under.split_first() {
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(netd);
+                command
+            }
+            None => Command::new(netd),
+        };
         command
             .arg("--state-dir")
             .arg(self.state())

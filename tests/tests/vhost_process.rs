@@ -180,3 +180,70 @@ fn netd_tells_a_backend_only_what_changed() -> anyhow::Result<()> {
     assert_eq!(shown["device"]["connected"], false, "{shown}");
     Ok(())
 }
+
+/// The capabilities that the unit leaves to netd, as setpriv wants them.
+fn bounding_set() -> anyhow::Result<String> {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/netd.service");
+    let unit = std::fs::read_to_string(unit)?;
+    let set = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let kept = set.context("no bounding set")?.split_whitespace();
+    let kept = kept.map(|name| name.trim_start_matches("CAP_").to_lowercase());
+    Ok(kept.fold("--bounding-set=-all".to_owned(), |all, name| {
+        all + ",+" + &name
+    }))
+}
+
+#[test]
+fn the_capabilities_of_the_unit_suffice_for_ports_of_every_kind_and_their_processes()
+-> anyhow::Result<()> {
+    if !tool::ready(
+        "vhost_process::the_capabilities_of_the_unit",
+        &["nft", "setpriv"],
+    ) {
+        return Ok(());
+    }
+    let ns = Ns::new("vp-unit")?;
+    let set = bounding_set()?;
+    let mut netd = Netd::start_under(&ns, &["setpriv", &set, "--no-new-privs"])?;
+    for kind in ["vhost-user", "tap-fd"] {
+        netd.vnet(&[
+            "port", "attach", "default", kind, "--kind", kind, "--owner", "nobody",
+        ])?;
+    }
+    let machine = tests::Machine::plug(&netd, "default", "near", &[])?;
+    machine.lease()?;
+    machine.finds(
+        "192.168.122.1",
+        &["near.default.internal"],
+        &machine.address()?.to_string(),
+    )?;
+    // A backend that was killed has a successor, which a netd that comes again adopts, and ends in the end.
+    let before = tests::vhost::backend(&netd)?;
+    ns.run(&["kill", "-9", &before.to_string()])?.ok()?;
+    let next = wait_for("the next process", PATIENCE, || {
+        let now = tests::vhost::backend(&netd)?;
+        anyhow::ensure!(now != before, "it is still {before}");
+        Ok(now)
+    })?;
+    let user = tests::process::host("id -u nobody")?;
+    assert!(status(next, "Uid:")?.iter().all(|id| id == user.trim()));
+    // Without the right to it, it would go on and only be less closed in.
+    let root = std::fs::read_link(format!("/proc/{next}/root"))?;
+    assert!(root.starts_with(netd.run_dir()), "{}", root.display());
+    netd.restart()?;
+    assert_eq!(tests::vhost::backend(&netd)?, next);
+    netd.vnet(&["port", "detach", "default", "vhost-user"])?;
+    wait_for("its end", PATIENCE, || {
+        let gone = !std::path::Path::new(&format!("/proc/{next}")).exists();
+        if gone { Ok(()) } else { Err("it lives") }
+    })?;
+    // What it was left with is what the unit says.
+    let pid = netd.id().context("netd runs")?;
+    assert_ne!(
+        status(pid, "CapBnd:")?,
+        status(std::process::id(), "CapBnd:")?
+    );
+    Ok(())
+}
