@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use virtio_net_backend::device::{Frame, Sent, header::HEADER_LEN};
 use virtio_net_backend::port::FramePort;
-use virtio_net_backend::switch::{Egress, Port, PortIndex, Switch, Time};
+use virtio_net_backend::switch::{Port, PortIndex, Switch, Time};
 use virtio_net_backend::transport::mmio::{Link, Next, Nic};
 
 /// What sits at the host's port: it gets frames and writes its answers, each a frame, behind one another.
@@ -58,7 +58,7 @@ impl<H: Host> Lan<H> {
         let mut link = self.0;
         while !stop.load(Ordering::Acquire) {
             let doorbell = link.nic().doorbell().as_raw_fd();
-            wait_readable([doorbell], Duration::from_millis(20));
+            wait_readable(&[doorbell], Duration::from_millis(20));
             while link.turn().is_ok_and(|next| next == Next::Again) {}
         }
         let wire = link.into_port();
@@ -77,7 +77,7 @@ impl<H: Host> FramePort for Wire<H> {
     fn send(&mut self, frame: &Frame<'_>) -> Sent {
         let (now, head) = (self.now(), frame.head());
         let egress = self.switch.ingress_head(now, self.guest, head, frame.len());
-        if reaches(egress, self.host) {
+        if egress.reaches(self.host) {
             frame.copy_to(&mut self.frame);
             let frame = &self.frame[HEADER_LEN..];
             let elapsed = self.start.elapsed();
@@ -91,7 +91,7 @@ impl<H: Host> FramePort for Wire<H> {
         while let Some(answer) = self.waiting.pop_front() {
             let length = HEADER_LEN + answer.len();
             let egress = self.switch.ingress(self.now(), self.host, &answer);
-            if reaches(egress, self.guest) && length <= into.len() {
+            if egress.reaches(self.guest) && length <= into.len() {
                 into[..HEADER_LEN].fill(0);
                 into[HEADER_LEN..length].copy_from_slice(&answer);
                 return Ok(Some(length));
@@ -105,26 +105,21 @@ impl<H: Host> FramePort for Wire<H> {
     }
 }
 
-/// Whether a decision sends the frame to that port.
-#[must_use]
-pub fn reaches(egress: Egress, port: PortIndex) -> bool {
-    match egress {
-        Egress::To(to) => to == port,
-        Egress::Flood(ports) => ports.contains(port),
-        Egress::Drop(_) => false,
-    }
-}
-
-/// Waits until there is something to read from one of them, or for so long.
+/// Waits until there is something to read (an error, too) from one of them, or for so long. From which there is.
 #[allow(unsafe_code, reason = "poll")]
-pub(crate) fn wait_readable<const N: usize>(fds: [i32; N], patience: Duration) {
-    let mut polls = fds.map(|fd| libc::pollfd {
-        fd,
+pub fn wait_readable<'f, F: AsRawFd + 'f>(
+    fds: impl IntoIterator<Item = &'f F>,
+    patience: Duration,
+) -> Vec<bool> {
+    let poll = |fd: &F| libc::pollfd {
+        fd: fd.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
-    });
-    let count = libc::nfds_t::try_from(N).unwrap_or_default();
+    };
+    let mut polls: Vec<libc::pollfd> = fds.into_iter().map(poll).collect();
+    let count = libc::nfds_t::try_from(polls.len()).unwrap_or_default();
     let patience = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: valid pollfds, and their count.
     unsafe { libc::poll(polls.as_mut_ptr(), count, patience) };
+    polls.iter().map(|poll| poll.revents != 0).collect()
 }

@@ -44,7 +44,7 @@ pub fn serve(nic: Nic, tap: Tap, stop: &AtomicBool) -> io::Result<()> {
     while !stop.load(Ordering::Acquire) {
         let doorbell = link.nic().doorbell().as_raw_fd();
         let tap = link.port().as_fd().as_raw_fd();
-        wait_readable([doorbell, tap], Duration::from_millis(20));
+        wait_readable(&[doorbell, tap], Duration::from_millis(20));
         while link.turn()? == Next::Again && !stop.load(Ordering::Acquire) {}
     }
     Ok(())

@@ -86,6 +86,18 @@ pub enum Egress {
     Drop(Reason),
 }
 
+impl Egress {
+    /// Whether the frame goes to that port, alone or among others.
+    #[must_use]
+    pub fn reaches(self, port: PortIndex) -> bool {
+        match self {
+            Self::To(to) => to == port,
+            Self::Flood(ports) => ports.contains(port),
+            Self::Drop(_) => false,
+        }
+    }
+}
+
 /// What one port is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
