@@ -77,14 +77,16 @@ impl Lan {
 
     /// Starts the backend, ready when it says so.
     pub fn backend(&self, args: &[&str]) -> anyhow::Result<Proc> {
-        let program = binary("virtio-net-backend")?.display().to_string();
-        let argv: Vec<&str> = std::iter::once(program.as_str())
-            .chain(args.iter().copied())
-            .collect();
-        let backend = self.ns.spawn(&argv)?;
-        backend.wait_log("ready", START)?;
-        Ok(backend)
+        started(&self.ns, args)
     }
+}
+
+/// A backend that is ready, in a namespace.
+pub fn started(ns: &Ns, args: &[&str]) -> anyhow::Result<Proc> {
+    let program = binary("virtio-net-backend")?.display().to_string();
+    let backend = ns.spawn(&[&[program.as_str()], args].concat())?;
+    backend.wait_log("ready", START)?;
+    Ok(backend)
 }
 
 /// JSON lines to and from a backend's control socket, or QEMU's monitor.

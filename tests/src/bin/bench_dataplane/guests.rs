@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tests::daemon::binary;
 use tests::{Guest, Netd, Ns, Proc, vhost};
 
 use crate::load;
@@ -39,13 +38,7 @@ impl Lan {
     }
 
     fn backend(&self, args: &[&str]) -> anyhow::Result<Proc> {
-        let program = binary("virtio-net-backend")?.display().to_string();
-        let argv: Vec<&str> = std::iter::once(program.as_str())
-            .chain(args.iter().copied())
-            .collect();
-        let backend = self.ns.spawn(&argv)?;
-        backend.wait_log("ready", START)?;
-        Ok(backend)
+        tests::vhost::started(&self.ns, args)
     }
 }
 
