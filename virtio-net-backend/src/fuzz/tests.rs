@@ -3,7 +3,7 @@
 //!
 //! What `make fuzz` finds is stored here under such a name.
 
-#[path = "../../../vnet-core/src/fuzz/replay.rs"]
+#[path = "../../../vnet-core/src/fuzz/tests/replay.rs"]
 mod replay;
 
 #[test]

@@ -3,7 +3,6 @@
 //!
 //! What `make fuzz` finds is stored here under such a name.
 
-#[path = "replay.rs"]
 mod replay;
 
 use proptest::prelude::*;
