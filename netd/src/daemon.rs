@@ -174,7 +174,7 @@ fn raise_file_limit() {
 async fn tools(args: &Args) -> Result<Tools> {
     let kernel = Kernel::new().context("the kernel")?;
     let store = Store::open(&args.state_dir.join("netd.redb"))?;
-    let leases = Leases::start(store.clone()).context("the DHCP service")?;
+    let leases = Leases::start(&args.state_dir.join("leases")).context("the DHCP service")?;
     let shown = args.lease_files.clone();
     let shown = shown.unwrap_or_else(|| args.run_dir.join("leases"));
     let files = LeaseFiles::start(leases.clone(), shown).context("the lease files")?;

@@ -9,7 +9,7 @@ use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable as _, Decoder, Encodable as _};
 use tests::{Dhclient, Netd, Ns, Proc, Udhcpc, tool};
 use vnet_core::lease::LeaseRecord;
-use vnet_core::store::Store;
+use vnet_core::store::LeaseLog;
 use vnet_core::types::PortName;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,21 +46,21 @@ impl Lan {
         Ok(Self { host, guest })
     }
 
-    fn store(&self) -> PathBuf {
-        self.host.scratch().join("leases.redb")
+    fn folder(&self) -> PathBuf {
+        self.host.scratch().join("leases")
     }
 
     fn serve(&self) -> anyhow::Result<Proc> {
-        let store = self.store().display().to_string();
+        let folder = self.folder().display().to_string();
         let document = self.host.scratch().join("lab.toml").display().to_string();
         let program = env!("CARGO_BIN_EXE_dhcp_serve");
-        let server = self.host.spawn(&[program, &store, &document])?;
+        let server = self.host.spawn(&[program, &folder, &document])?;
         server.wait_log("serving", PATIENCE)?;
         Ok(server)
     }
 
     fn leases(&self) -> anyhow::Result<Vec<LeaseRecord>> {
-        Ok(Store::open(&self.store())?.leases()?)
+        Ok(LeaseLog::open(&self.folder())?.1)
     }
 }
 
@@ -221,10 +221,7 @@ fn kill_9_at_any_moment_loses_no_lease() -> anyhow::Result<()> {
         netd.kill9()?;
         // What was on its way when it died was acknowledged too.
         while relay.hear()? {}
-        relay.check(
-            &Store::open(&netd.state().join("netd.redb"))?.leases()?,
-            round,
-        );
+        relay.check(&LeaseLog::open(&netd.state().join("leases"))?.1, round);
         netd.start_again()?;
     }
     // And what the daemon says itself, at the end.

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use rustix::mount::{MountFlags, mount};
 use tests::daemon::binary;
 use tests::{Ns, tool, wait_for};
-use vnet_core::lease::{Client, LeaseRecord, LeaseState, Time};
-use vnet_core::store::{Op, Store, StoreError};
+use vnet_core::lease::{Change, Client, LeaseRecord, LeaseState, Time};
+use vnet_core::store::{LeaseLog, StoreError};
 use vnet_core::types::Mac;
 
 #[test]
@@ -35,14 +35,15 @@ fn fill(folder: &Path) -> anyhow::Result<()> {
     )?;
     let ballast = folder.join("ballast");
     fs::write(&ballast, vec![1; 2 << 20])?;
-    let path = folder.join("netd.redb");
-    let store = Store::open(&path)?;
+    let path = folder.join("leases");
+    let (mut log, _) = LeaseLog::open(&path)?;
     let mut kept = 0;
     let error = loop {
-        match store.commit(&leases(kept)?) {
+        match log.commit(&leases(kept)?) {
             Ok(()) => kept += 100,
             Err(error) => break error,
         }
+        log.prepare();
         anyhow::ensure!(kept < 1_000_000, "the disk does not fill");
     };
     assert!(matches!(error, StoreError::Full(_)), "{error:?}");
@@ -50,16 +51,47 @@ fn fill(folder: &Path) -> anyhow::Result<()> {
     assert!(kept > 0, "nothing fitted");
     // It stays full, and stays an error: no panic, no half of a commit.
     for _ in 0..3 {
-        assert!(store.commit(&leases(kept)?).is_err());
+        log.prepare();
+        assert!(log.commit(&leases(kept)?).is_err());
     }
 
     fs::remove_file(&ballast)?;
-    store.commit(&leases(kept)?)?;
+    log.commit(&leases(kept)?)?;
     kept += 100;
-    assert_eq!(store.leases()?.len(), kept);
-    drop(store);
-    assert_eq!(Store::open(&path)?.leases()?.len(), kept);
+    drop(log);
+    assert_eq!(LeaseLog::open(&path)?.1.len(), kept);
     Ok(())
+}
+
+/// Room for leases is on disk before it is needed: renewals go on when others have filled it.
+#[test]
+fn leases_are_renewed_on_a_full_disk() -> anyhow::Result<()> {
+    if !tool::ready("full_disk::leases_are_renewed_on_a_full_disk", &[]) {
+        return Ok(());
+    }
+    let ns = Ns::new("full")?;
+    let folder = ns.scratch().join("disk");
+    fs::create_dir(&folder)?;
+    ns.enter(|| {
+        mount(
+            "tmpfs",
+            &folder,
+            "tmpfs",
+            MountFlags::empty(),
+            Some(c"size=6m"),
+        )?;
+        let path = folder.join("leases");
+        let (mut log, _) = LeaseLog::open(&path)?;
+        log.commit(&leases(0)?)?;
+        let full = fs::write(folder.join("ballast"), vec![1; 8 << 20]);
+        assert!(full.is_err(), "the disk does not fill");
+        for _ in 0..50 {
+            log.commit(&leases(0)?)?;
+        }
+        drop(log);
+        assert_eq!(LeaseLog::open(&path)?.1.len(), 100);
+        Ok(())
+    })?
 }
 
 /// The whole daemon: what cannot be kept is not done, and what was before goes on.
@@ -124,12 +156,12 @@ fn netd_on_a_full_disk_changes_nothing() -> anyhow::Result<()> {
 }
 
 /// A hundred leases, from the nth on.
-fn leases(from: usize) -> anyhow::Result<Vec<Op>> {
+fn leases(from: usize) -> anyhow::Result<Vec<Change>> {
     let lease = |n: usize| {
         let n = u32::try_from(n)?;
         let [_, a, b, c] = n.to_be_bytes();
         let mac = Mac([2, 0, 0, a, b, c]);
-        Ok(Op::PutLease(LeaseRecord {
+        Ok(Change::Put(LeaseRecord {
             network: "lab".parse()?,
             address: Ipv4Addr::from(0x0a00_0000 + n).into(),
             state: LeaseState::Held,

@@ -6,7 +6,7 @@
 //! ```text
 //!      serve                 async shells: DHCP, DNS, RA sockets; leases and their disk
 //!        |      \
-//!      host     store        the kernel (rtnetlink, nft, tap, sysctl) and the disk (redb)
+//!      host     store        the kernel (rtnetlink, nft, tap, sysctl) and the disk (redb, a log)
 //!   -----+------------------------------------------------------------------ feature "host" above
 //!      plan   firewall   dhcp   dns   (lease)     decide
 //!          \       |      /
@@ -28,7 +28,7 @@
 //! | [`plan`] | from the world to kernel state, the difference, and reversible steps |
 //! | [`host`] | the kernel: netlink, sysctls, taps (feature `host`) |
 //! | [`serve`] | the shells that listen on gateways (feature `host`) |
-//! | [`store`] | the one file that survives (feature `host`) |
+//! | [`store`] | what survives: documents in a file, leases in a log (feature `host`) |
 //! | `fuzz` | the doors for strangers' bytes, for tests only (feature `fuzz`) |
 
 pub mod config;

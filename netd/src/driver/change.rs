@@ -253,7 +253,7 @@ fn changes_of_rules(plan: &Plan) -> Vec<Change> {
 
 /// Keeps a document.
 pub(super) fn put(table: Table, key: impl ToString, json: Vec<u8>) -> Op {
-    Op::PutDocument {
+    Op::Put {
         table,
         key: key.to_string(),
         json,
@@ -262,7 +262,7 @@ pub(super) fn put(table: Table, key: impl ToString, json: Vec<u8>) -> Op {
 
 /// Forgets a document.
 pub(super) fn forget(table: Table, key: impl ToString) -> Op {
-    Op::DeleteDocument {
+    Op::Delete {
         table,
         key: key.to_string(),
     }

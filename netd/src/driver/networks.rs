@@ -244,7 +244,6 @@ impl Driver {
         next.ports.retain(|key, _| !gone.contains(key));
         let mut ops: Vec<Op> = gone.iter().map(|key| forget(Table::Ports, key)).collect();
         ops.push(forget(Table::Networks, name));
-        ops.extend(self.lease_ops(name, |_| true).await);
         self.silence_services(std::slice::from_ref(name)).await;
         if let Err(refusal) = self.commit(next, ops, std::slice::from_ref(name)).await {
             self.tell_services(std::slice::from_ref(name)).await;

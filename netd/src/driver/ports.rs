@@ -182,7 +182,6 @@ impl Driver {
         let mut notes = Vec::new();
         let touched: Vec<NetworkName> = key.home.network().cloned().into_iter().collect();
         for name in &touched {
-            ops.extend(self.lease_ops(name, |mac| mac == Some(port.mac)).await);
             notes.extend(withdraw(&mut next, name, &mut ops)?);
         }
         self.commit(next, ops, &touched).await?;
@@ -271,23 +270,6 @@ impl Driver {
             dhcp: share_of(stats, port),
             ..self.port_view(port)
         }
-    }
-
-    /// The deletion of a network's leases that match, as writes of the same transaction.
-    pub(super) async fn lease_ops(
-        &self,
-        network: &NetworkName,
-        matches: impl Fn(Option<Mac>) -> bool,
-    ) -> Vec<Op> {
-        let leases = self.tools.leases.list().await;
-        let mine = leases
-            .into_iter()
-            .filter(|l| l.network == *network && matches(l.mac));
-        mine.map(|l| Op::DeleteLease {
-            network: network.clone(),
-            address: l.address,
-        })
-        .collect()
     }
 }
 

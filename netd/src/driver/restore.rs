@@ -45,6 +45,7 @@ impl Driver {
             read(Table::Ports)?,
             read(Table::Meta)?,
         );
+        self.forget_leases_of_none(&networks).await;
         let mut world = World::default();
         for (key, json) in networks {
             match network(&json) {
@@ -71,6 +72,16 @@ impl Driver {
             self.remembered.0 = serde_json::from_slice(json).unwrap_or_default();
         }
         self.adopt(world).await
+    }
+
+    /// A network goes first, its leases after it: a crash between leaves leases that are nobody's.
+    async fn forget_leases_of_none(&self, networks: &BTreeMap<String, Vec<u8>>) {
+        for stats in self.tools.leases.stats().await {
+            if !networks.contains_key(stats.network.as_str()) {
+                tracing::info!(network = %stats.network, "its leases are forgotten: there is no such network");
+                self.tools.leases.drop_network(stats.network).await;
+            }
+        }
     }
 
     async fn adopt(&mut self, mut world: World) -> Result<(), Refusal> {

@@ -2,7 +2,7 @@
 //! What tests and benches run where a whole daemon would only be in the way.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use uuid::Uuid;
@@ -10,13 +10,12 @@ use vnet_core::config::{Fill, native};
 use vnet_core::dhcp::{ra, v4, v6};
 use vnet_core::model::World;
 use vnet_core::serve::leases::{Leases, Wanted};
-use vnet_core::store::Store;
 use vnet_core::types::Mac;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args_os().skip(1);
-    let (Some(store), Some(document)) = (args.next(), args.next()) else {
-        bail!("usage: dhcp_serve STORE NETWORK.toml");
+    let (Some(folder), Some(document)) = (args.next(), args.next()) else {
+        bail!("usage: dhcp_serve LEASES NETWORK.toml");
     };
     let document = native::from_toml(&fs::read_to_string(document)?)?;
     let document = document.first().context("no network in the document")?;
@@ -31,8 +30,7 @@ fn main() -> anyhow::Result<()> {
     world.active.insert(name.clone());
     world.networks.insert(name.clone(), network);
 
-    let store = Store::open(&PathBuf::from(store))?;
-    let leases = Leases::start(store)?;
+    let leases = Leases::start(Path::new(&folder))?;
     let wanted = Wanted {
         dhcp4: v4::Scope::of(&world, &name),
         dhcp6: v6::Scope::of(&world, &name),

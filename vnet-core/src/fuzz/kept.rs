@@ -11,6 +11,7 @@ use crate::dhcp::{ra, v4, v6};
 use crate::dns::Zone;
 use crate::firewall::{self, Ruleset, Table};
 use crate::lease::LeaseRecord;
+use crate::lease::row::{Draft, Row, Salt};
 use crate::model::{
     Arch, DhcpOption, DhcpOption6, Endpoint, Network, PortKey, Protocol, RecordData, RecordName,
     Target, TrustAnchor, World,
@@ -115,6 +116,26 @@ pub(super) fn lease(bytes: &[u8]) -> usize {
     let again = LeaseRecord::from_bytes(&key, &record.to_bytes());
     assert_eq!(again, Ok(record));
     1
+}
+
+/// The rows of a file of leases: bytes as they are, and as the entries of a row whose seal is right.
+pub(super) fn lease_log(bytes: &[u8]) -> usize {
+    const SALT: Salt = [0; 8];
+    let sealed = Draft::raw(bytes).seal(SALT, 1, 0).expect("a row");
+    let read = [bytes, &sealed].map(|bytes| Row::read(SALT, bytes));
+    let rows = read.into_iter().flatten();
+    rows.map(|(row, len)| {
+        let mut again = Draft::default();
+        row.entries().for_each(|entry| again.say(entry));
+        let again = again.seal(SALT, row.number, row.floor);
+        assert!(again.is_none_or(|again| again.len() <= len));
+        row.entries()
+            .filter(|entry| {
+                LeaseRecord::from_bytes(entry.key, entry.value.unwrap_or_default()).is_ok()
+            })
+            .count()
+    })
+    .sum()
 }
 
 /// What nft lists as our tables, by their families; what is seen is turned into what is wanted, if that is less.

@@ -33,6 +33,7 @@ pub const DOORS: &[(&str, Door)] = &[
     ("documents", kept::documents),
     ("http2", dns::http2),
     ("lease", kept::lease),
+    ("lease-log", kept::lease_log),
     ("nd", dhcp::nd),
     ("nft", kept::nft),
     ("resolv.conf", serve::dns::fuzz_resolv_conf),

@@ -54,6 +54,10 @@ fn the_honest_are_heard() {
                 "empty-identifier",
             ],
         ),
+        (
+            "lease-log",
+            &["one-lease", "three-leases", "put-and-deleted", "whole-row"],
+        ),
         ("nft", &["whole"]),
     ]);
 }

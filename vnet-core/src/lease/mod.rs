@@ -13,6 +13,7 @@ mod book;
 pub mod interop;
 mod pool;
 mod record;
+pub mod row;
 
 pub use book::{Book, MOST_LAPSED, Offer, Slot, Tally};
 pub use pool::Pool;

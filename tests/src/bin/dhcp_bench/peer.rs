@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use tests::{Ns, Proc, daemon::binary};
-use vnet_core::lease::{Client, LeaseRecord, LeaseState, Time};
-use vnet_core::store::{Op, Store};
+use vnet_core::lease::{Change, Client, LeaseRecord, LeaseState, Time};
+use vnet_core::store::LeaseLog;
 use vnet_core::types::Mac;
 
 /// The server's address.
@@ -96,7 +97,7 @@ fn netd(host: &Ns, prefix: u8, present: u32) -> anyhow::Result<Proc> {
         fs::create_dir(scratch.join(folder))?;
     }
     fs::write(scratch.join("networks/lab.toml"), document)?;
-    fill(&Store::open(&scratch.join("state/netd.redb"))?, present)?;
+    fill(&scratch.join("state/leases"), present)?;
     let mut command = Command::new(binary("netd")?);
     command.arg("--state-dir").arg(scratch.join("state"));
     command.arg("--run-dir").arg(scratch.join("run"));
@@ -108,14 +109,14 @@ fn netd(host: &Ns, prefix: u8, present: u32) -> anyhow::Result<Proc> {
 }
 
 /// Leases of clients that perfdhcp does not play.
-fn fill(store: &Store, present: u32) -> anyhow::Result<()> {
+fn fill(folder: &Path, present: u32) -> anyhow::Result<()> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let now = Time::from_secs(now.as_secs());
     let first = u32::from(Ipv4Addr::new(10, 60, 1, 0));
     let lease = |n: u32| {
         let [_, a, b, c] = n.to_be_bytes();
         let mac = Mac([2, 0, 0, a, b, c]);
-        Ok(Op::PutLease(LeaseRecord {
+        Ok(Change::Put(LeaseRecord {
             network: "lab".parse()?,
             address: Ipv4Addr::from(first + n).into(),
             state: LeaseState::Held,
@@ -128,8 +129,9 @@ fn fill(store: &Store, present: u32) -> anyhow::Result<()> {
             expires: now.plus_secs(3600),
         }))
     };
-    let ops: anyhow::Result<Vec<Op>> = (0..present).map(lease).collect();
-    Ok(store.commit(&ops?)?)
+    let changes: anyhow::Result<Vec<Change>> = (0..present).map(lease).collect();
+    let (mut log, _) = LeaseLog::open(folder)?;
+    Ok(log.commit(&changes?)?)
 }
 
 fn kea(host: &Ns) -> anyhow::Result<Proc> {

@@ -16,7 +16,8 @@ use tokio::sync::broadcast;
 
 use super::worker::Door;
 use super::{LeaseEvent, News, Turn, ring};
-use crate::store::{Op, StoreError};
+use crate::lease::Change;
+use crate::store::{LeaseLog, StoreError};
 use crate::types::NetworkName;
 
 /// Frames, by the sockets they leave by.
@@ -25,7 +26,7 @@ pub(super) type Frames = Vec<(NetworkName, Door, Vec<Vec<u8>>)>;
 /// What becomes durable together, and what waits for that. Order is kept within each list.
 #[derive(Default)]
 pub(super) struct Batch {
-    ops: Vec<Op>,
+    changes: Vec<Change>,
     events: Vec<LeaseEvent>,
     frames: Frames,
     answers: Vec<Box<dyn FnOnce() + Send>>,
@@ -41,26 +42,26 @@ impl Batch {
 
     /// Takes in what a turn brought.
     pub(super) fn add(&mut self, turn: Turn) {
-        self.ops.extend(turn.ops);
+        self.changes.extend(turn.changes);
         self.events.extend(turn.events);
         self.answers.extend(turn.answers);
     }
 
     /// How many records it would write.
     pub(super) fn records(&self) -> usize {
-        self.ops.len()
+        self.changes.len()
     }
 
     fn is_empty(&self) -> bool {
-        let nothing_to_write = self.ops.is_empty() && self.events.is_empty();
+        let nothing_to_write = self.changes.is_empty() && self.events.is_empty();
         nothing_to_write && self.frames.is_empty() && self.answers.is_empty()
     }
 
     /// Puts what the disk refused before what came since. Nobody was told of it, and nobody waits any more.
     fn put_first(&mut self, mut refused: Self) {
-        refused.ops.append(&mut self.ops);
+        refused.changes.append(&mut self.changes);
         refused.events.append(&mut self.events);
-        self.ops = refused.ops;
+        self.changes = refused.changes;
         self.events = refused.events;
         self.forget_doubles();
     }
@@ -68,22 +69,40 @@ impl Batch {
     /// Only the last word on each address counts: a disk that stays full costs no more memory than the pools.
     fn forget_doubles(&mut self) {
         let mut seen = BTreeSet::new();
-        let mut kept: Vec<Op> = Vec::new();
-        for op in self.ops.drain(..).rev() {
-            let key = match &op {
-                Op::PutLease(record) => (record.network.clone(), record.address),
-                Op::DeleteLease { network, address } => (network.clone(), *address),
-                Op::PutDocument { .. } | Op::DeleteDocument { .. } => continue,
+        let mut kept: Vec<Change> = Vec::new();
+        for change in self.changes.drain(..).rev() {
+            let key = match &change {
+                Change::Put(record) => (record.network.clone(), record.address),
+                Change::Delete(network, address) => (network.clone(), *address),
             };
             if seen.insert(key) {
-                kept.push(op);
+                kept.push(change);
             }
         }
         kept.reverse();
-        self.ops = kept;
-        let most = self.ops.len().max(1024);
+        self.changes = kept;
+        let most = self.changes.len().max(1024);
         let surplus = self.events.len().saturating_sub(most);
         self.events.drain(..surplus);
+    }
+}
+
+/// What is written on.
+pub(super) trait Paper: Send + 'static {
+    /// Keeps all of it, or nothing.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Nobody waits just now.
+    fn rest(&mut self) {}
+}
+
+impl Paper for LeaseLog {
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        Self::commit(self, changes)
+    }
+
+    fn rest(&mut self) {
+        self.prepare();
     }
 }
 
@@ -102,7 +121,7 @@ pub(super) struct Disk {
 impl Disk {
     /// Starts the thread; it rings the bell whenever it is done with a batch.
     pub(super) fn start(
-        mut commit: impl FnMut(&[Op]) -> Result<(), StoreError> + Send + 'static,
+        mut paper: impl Paper,
         news: broadcast::Sender<News>,
         bell: Arc<OwnedFd>,
     ) -> io::Result<Self> {
@@ -115,13 +134,13 @@ impl Disk {
                 ring(&bell);
             };
             for Batch {
-                ops,
+                changes,
                 events,
                 frames,
                 answers,
             } in incoming
             {
-                match commit(&ops) {
+                match paper.commit(&changes) {
                     Ok(()) => {
                         // First of all, for somebody waits at the other end of each.
                         give(Ok(frames));
@@ -133,13 +152,14 @@ impl Disk {
                     Err(error) => {
                         tracing::error!(%error, "leases cannot be written: nobody is told about them");
                         give(Err(Batch {
-                            ops,
+                            changes,
                             events,
                             ..Batch::default()
                         }));
                     }
                 }
                 answers.into_iter().for_each(|answer| answer());
+                paper.rest();
             }
         };
         let thread = std::thread::Builder::new()
@@ -171,7 +191,7 @@ impl Disk {
             return Frames::new();
         }
         let mut batch = std::mem::take(&mut self.next);
-        if batch.ops.is_empty() && batch.events.is_empty() {
+        if batch.changes.is_empty() && batch.events.is_empty() {
             let frames = std::mem::take(&mut batch.frames);
             batch.answers.into_iter().for_each(|answer| answer());
             return frames;
@@ -245,10 +265,26 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// A disk of our making: what it is asked to write comes out of `asked`, and what it says goes into `says`.
+    /// A paper of our making: what it is asked to keep goes into `ask`, and what it says comes out of `said`.
+    struct Told {
+        ask: Sender<Vec<Change>>,
+        said: Receiver<bool>,
+    }
+
+    impl Paper for Told {
+        fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+            self.ask.send(changes.to_vec()).expect("a listener");
+            match self.said.recv() {
+                Ok(true) => Ok(()),
+                _ => Err(StoreError::Full(PathBuf::from("here"))),
+            }
+        }
+    }
+
+    /// The other end of it.
     struct Slow {
         disk: Disk,
-        asked: Receiver<Vec<Op>>,
+        asked: Receiver<Vec<Change>>,
         says: Sender<bool>,
     }
 
@@ -257,16 +293,9 @@ mod tests {
             let (ask, asked) = channel();
             let (says, said) = channel();
             let bell = eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd");
-            let commit = move |ops: &[Op]| {
-                ask.send(ops.to_vec()).expect("a listener");
-                match said.recv() {
-                    Ok(true) => Ok(()),
-                    _ => Err(StoreError::Full(PathBuf::from("here"))),
-                }
-            };
             let events = broadcast::channel(16).0;
             Self {
-                disk: Disk::start(commit, events, Arc::new(bell)).expect("a thread"),
+                disk: Disk::start(Told { ask, said }, events, Arc::new(bell)).expect("a thread"),
                 asked,
                 says,
             }
@@ -275,14 +304,14 @@ mod tests {
         /// A turn with a record, and a frame that waits for it.
         fn turn(&mut self, last: u8) {
             let mut turn = Turn::default();
-            turn.ops.push(op(last));
+            turn.changes.push(change(last));
             self.disk
                 .next()
                 .hold(network(), Door::Dhcp4, vec![vec![last]]);
             self.disk.next().add(turn);
         }
 
-        fn asked(&self) -> Vec<Op> {
+        fn asked(&self) -> Vec<Change> {
             self.asked.recv_timeout(PATIENCE).expect("a commit")
         }
 
@@ -295,11 +324,8 @@ mod tests {
         "lab".parse().expect("a name")
     }
 
-    fn op(last: u8) -> Op {
-        Op::DeleteLease {
-            network: network(),
-            address: [10, 0, 0, last].into(),
-        }
+    fn change(last: u8) -> Change {
+        Change::Delete(network(), [10, 0, 0, last].into())
     }
 
     fn bytes(frames: Frames) -> Vec<Vec<u8>> {
@@ -311,7 +337,7 @@ mod tests {
         let mut slow = Slow::new();
         slow.turn(1);
         assert!(slow.disk.write().is_empty());
-        assert_eq!(slow.asked(), [op(1)]);
+        assert_eq!(slow.asked(), [change(1)]);
         slow.turn(2);
         assert!(slow.disk.write().is_empty());
         slow.turn(3);
@@ -320,7 +346,7 @@ mod tests {
         slow.says(true);
         assert_eq!(slow.disk.wait().map(bytes), Ok(vec![vec![1]]));
         assert!(slow.disk.write().is_empty());
-        assert_eq!(slow.asked(), [op(2), op(3)]);
+        assert_eq!(slow.asked(), [change(2), change(3)]);
         slow.says(true);
         assert_eq!(slow.disk.wait().map(bytes), Ok(vec![vec![2], vec![3]]));
     }
@@ -367,7 +393,7 @@ mod tests {
         assert_eq!(nothing, Err(RecvTimeoutError::Timeout));
         slow.disk.try_again();
         assert!(slow.disk.write().is_empty());
-        assert_eq!(slow.asked(), [op(2), op(3), op(1)]);
+        assert_eq!(slow.asked(), [change(2), change(3), change(1)]);
         slow.says(true);
         let frames = slow.disk.wait().map(bytes);
         assert_eq!(frames, Ok(vec![vec![3], vec![1]]), "the refused are gone");
@@ -383,6 +409,6 @@ mod tests {
         slow.says(true);
         drop(slow.disk);
         let asked: Vec<_> = slow.asked.iter().collect();
-        assert_eq!(asked, [[op(1)], [op(2)]]);
+        assert_eq!(asked, [[change(1)], [change(2)]]);
     }
 }

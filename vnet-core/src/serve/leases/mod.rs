@@ -22,6 +22,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 
@@ -32,7 +33,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::dhcp::v4::{Counters, ReserveError, Scope};
 use crate::dhcp::{Share, ra, v6};
 use crate::lease::Tally;
-use crate::store::{Store, StoreError};
+use crate::store::{LeaseLog, StoreError};
 use crate::types::{IfName, Mac, NetworkName, PortName};
 
 pub use crate::lease::{LeaseEvent, LeaseKind, LeaseRecord as Lease};
@@ -141,17 +142,17 @@ pub enum StartError {
 }
 
 impl Leases {
-    /// Reads all leases and starts the thread.
+    /// Reads all leases of a folder, which is made if it is not there, and starts the thread.
     ///
     /// # Errors
-    /// When the store cannot be read, or the system refuses.
-    pub fn start(store: Store) -> Result<Self, StartError> {
+    /// When the leases cannot be read, or the system refuses.
+    pub fn start(folder: &Path) -> Result<Self, StartError> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let bell = Bell(Arc::new(bell.map_err(std::io::Error::from)?));
         let (commands, receiver) = channel();
         let (events, _) = broadcast::channel(EVENTS);
-        let records = store.leases()?;
-        let worker = worker::Worker::new(store, records, receiver, bell.0.clone(), events.clone())?;
+        let (log, records) = LeaseLog::open(folder)?;
+        let worker = worker::Worker::new(log, records, receiver, bell.0.clone(), events.clone())?;
         std::thread::Builder::new()
             .name("leases".to_owned())
             .spawn(move || worker.run())?;

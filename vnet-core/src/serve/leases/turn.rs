@@ -5,12 +5,11 @@ use tokio::sync::oneshot;
 use super::LeaseEvent;
 use crate::dhcp::Changes;
 use crate::lease::Change;
-use crate::store::Op;
 
-/// What one turn brought. Order is kept within each list; frames and answers wait for the commit of all `ops`.
+/// What one turn brought. Order is kept within each list; frames and answers wait for the commit of all `changes`.
 #[derive(Default)]
 pub(in crate::serve) struct Turn {
-    pub(super) ops: Vec<Op>,
+    pub(super) changes: Vec<Change>,
     pub(in crate::serve) events: Vec<LeaseEvent>,
     /// Frames of the network that is being read.
     pub(super) frames: Vec<Vec<u8>>,
@@ -38,11 +37,7 @@ impl Turn {
         events: Vec<LeaseEvent>,
         frame: Option<Vec<u8>>,
     ) {
-        self.ops
-            .extend(records.into_iter().map(|change| match change {
-                Change::Put(record) => Op::PutLease(record),
-                Change::Delete(network, address) => Op::DeleteLease { network, address },
-            }));
+        self.changes.extend(records);
         self.events.extend(events);
         self.frames.extend(frame);
     }

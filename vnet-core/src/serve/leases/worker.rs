@@ -19,7 +19,7 @@ use crate::serve::dhcp4::Dhcp4;
 use crate::serve::dhcp6::Dhcp6;
 use crate::serve::packet::{Inbox, PacketSocket};
 use crate::serve::ra::Ra;
-use crate::store::{Op, Store};
+use crate::store::LeaseLog;
 use crate::types::NetworkName;
 
 /// How often bridges that should be there, and a disk that was full, are looked at again.
@@ -146,19 +146,18 @@ impl Network {
 
 impl Worker {
     pub(super) fn new(
-        store: Store,
+        log: LeaseLog,
         records: Vec<LeaseRecord>,
         commands: Receiver<Command>,
         bell: Arc<OwnedFd>,
         events: broadcast::Sender<News>,
     ) -> std::io::Result<Self> {
-        let commit = move |ops: &[Op]| store.commit(ops);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = epoll::EventData::new_u64(BELL);
         epoll::add(&epoll, &*bell, wake, epoll::EventFlags::IN)?;
         raise_file_limit();
         let mut worker = Self {
-            disk: Disk::start(commit, events, bell.clone())?,
+            disk: Disk::start(log, events, bell.clone())?,
             commands,
             bell,
             epoll,
@@ -232,7 +231,7 @@ impl Worker {
             }
         }
         self.timers(now, &mut turn);
-        let records = turn.ops.len();
+        let records = turn.changes.len();
         if records > 0 || !turn.answers.is_empty() {
             self.disk.try_again();
         }
