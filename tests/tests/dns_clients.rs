@@ -1,7 +1,7 @@
 //! Clients over TCP that read nothing, say nothing more, or talk nonsense; and what upstreams see of large answers.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use tests::dns::{DnsHost, Upstream};
@@ -139,6 +139,33 @@ fn rfc7766_6_2_3_who_has_said_all_is_told_all() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is known is not kept back by what is not.
+#[test]
+fn rfc7766_6_2_1_1_answers_come_as_they_get_ready() -> anyhow::Result<()> {
+    let test = "dns_clients::rfc7766_6_2_1_1_answers_come_as_they_get_ready";
+    if !tool::ready(test, &[]) {
+        return Ok(());
+    }
+    let (host, guest) = host("nameserver 10.94.70.53\n")?;
+    let beyond = Ns::new("beyond")?;
+    host.ns.link("ubeyond", &beyond, "eth0")?;
+    host.ns.ip("addr add 10.94.70.254/24 dev ubeyond")?;
+    beyond.ip("addr add 10.94.70.53/24 dev eth0")?;
+    let upstream = beyond.enter(|| UdpSocket::bind("10.94.70.53:53"))??;
+    upstream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut client = connect(&guest)?;
+    client.write_all(&[question(1, "far.example"), question(2, "big.lab.test")].concat())?;
+    // It has been asked, and takes its time.
+    let mut asked = [0; 512];
+    let (len, from) = upstream.recv_from(&mut asked)?;
+    assert_eq!(answer(&mut client)?, (2, 200));
+    // The same back as an answer: there is the name, but no address.
+    asked[2..4].copy_from_slice(&[0x81, 0x80]);
+    upstream.send_to(&asked[..len], from)?;
+    assert_eq!(answer(&mut client)?, (1, 0));
+    Ok(())
+}
+
 #[test]
 fn who_talks_nonsense_is_cut_off() -> anyhow::Result<()> {
     if !tool::ready("dns_clients::who_talks_nonsense_is_cut_off", &[]) {
@@ -156,13 +183,18 @@ fn who_talks_nonsense_is_cut_off() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Single bytes are no life: a client that never gets to the end of its question does not keep its place.
+/// A client that asks nothing any more does not keep its place, nor does one that never gets to the end of its
+/// question: single bytes are no life.
 #[test]
-fn a_question_has_to_come_to_an_end() -> anyhow::Result<()> {
-    if !tool::ready("dns_clients::a_question_has_to_come_to_an_end", &[]) {
+fn rfc7766_6_2_3_who_is_idle_is_closed() -> anyhow::Result<()> {
+    if !tool::ready("dns_clients::rfc7766_6_2_3_who_is_idle_is_closed", &[]) {
         return Ok(());
     }
     let (_host, guest) = host("")?;
+    let mut idle = connect(&guest)?;
+    idle.set_read_timeout(Some(Duration::from_secs(30)))?;
+    idle.write_all(&question(3, "big.lab.test"))?;
+    assert_eq!(answer(&mut idle)?, (3, 200));
     let mut slow = connect(&guest)?;
     slow.write_all(&[0, 200])?;
     wait_for(
@@ -172,7 +204,9 @@ fn a_question_has_to_come_to_an_end() -> anyhow::Result<()> {
             Ok(()) => Err("it goes on"),
             Err(_) => Ok(()),
         },
-    )
+    )?;
+    assert!(is_over(&mut idle), "it was closed, and told nothing more");
+    Ok(())
 }
 
 /// RFC 7766 section 6.2.2: answers that did not fit come over one connection to their upstream, not one each.

@@ -163,7 +163,8 @@ fn the_address_alone_is_a_name_too() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nobody is asked who cannot show who he is, and nothing goes in plain text instead.
+/// The strict profile of RFC 8310, and no other: nobody is asked who cannot show who he is, and nothing goes in plain
+/// text instead.
 fn refused(test: &str, upstream: &str, trusted: bool) -> anyhow::Result<()> {
     let Some((_host, bind, guest)) = asking(test, upstream, trusted)? else {
         return Ok(());
@@ -175,14 +176,14 @@ fn refused(test: &str, upstream: &str, trusted: bool) -> anyhow::Result<()> {
 }
 
 #[test]
-fn another_name_is_not_believed() -> anyhow::Result<()> {
-    let test = "dns_secure::another_name_is_not_believed";
+fn rfc8310_8_1_another_name_is_not_believed() -> anyhow::Result<()> {
+    let test = "dns_secure::rfc8310_8_1_another_name_is_not_believed";
     refused(test, "tls://10.94.70.53#other.test", true)
 }
 
 #[test]
-fn a_stranger_is_not_believed() -> anyhow::Result<()> {
-    let test = "dns_secure::a_stranger_is_not_believed";
+fn rfc8310_5_a_stranger_is_not_believed() -> anyhow::Result<()> {
+    let test = "dns_secure::rfc8310_5_a_stranger_is_not_believed";
     refused(test, "https://10.94.70.53#dns.test", false)
 }
 

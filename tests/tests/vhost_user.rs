@@ -105,6 +105,85 @@ fn ports_come_and_go_and_their_guests_reach_each_other_and_a_tap_guest() -> anyh
     Ok(())
 }
 
+/// How many frames left by the uplink so far.
+fn uplinked(commands: &mut Lines) -> anyhow::Result<u64> {
+    let stats = commands.done(&serde_json::json!({"op": "stats"}))?;
+    let sent = stats["uplink"]["sent"].as_u64();
+    sent.with_context(|| stats.to_string())
+}
+
+/// What is known goes one way only; what moves is found where it is; what is silent is looked for everywhere.
+#[test]
+fn an_address_moves_with_its_guest_and_is_forgotten_after_a_while() -> anyhow::Result<()> {
+    const BOTH: &str = "52:54:00:00:00:0b";
+    if !tool::ready("vhost_user::an_address_moves", GUEST) {
+        return Ok(());
+    }
+    let lan = Lan::new("vu-age")?;
+    lan.tap("up0")?;
+    let control = lan.socket("control");
+    let path = control.display().to_string();
+    let _backend = lan.backend(&["--control", &path, "--tap", "up0", "--ageing", "5"])?;
+    let mut commands = Lines::connect(&control)?;
+    let mut numbers = Vec::new();
+    let mut guests = Vec::new();
+    for (name, host) in [("a", 11), ("b", 12), ("c", 13)] {
+        let mac = format!("52:54:00:00:00:0{name}");
+        let socket = format!("{name}.sock");
+        let port = commands.done(
+            &serde_json::json!({"op": "add-port", "name": name, "socket": socket, "mac": mac}),
+        )?;
+        numbers.push(port["number"].clone());
+        let guest = Guest::on_vhost_user(lan.socket(&socket));
+        guests.push((guest.name(name).mac(&mac).no_dhcp().boot()?, host));
+    }
+    for (guest, host) in &guests {
+        guest.run(&format!("ip addr add 10.95.0.{host}/24 dev eth0"))?;
+    }
+    let [(a, _), (b, _), (c, _)] = &guests[..] else {
+        unreachable!("three were booted")
+    };
+    let knows = |commands: &mut Lines| -> anyhow::Result<serde_json::Value> {
+        let shown = commands.done(&serde_json::json!({"op": "addresses"}))?;
+        let entries = shown["addresses"].as_array().context("no list")?;
+        let entry = entries.iter().find(|entry| entry["mac"] == BOTH);
+        Ok(entry.map_or(serde_json::Value::Null, |entry| entry["port"].clone()))
+    };
+
+    // Known: no frame of forty goes anywhere else.
+    a.run(&format!(
+        "arp -s 10.95.0.12 {BOTH}; ping -c2 -W2 10.95.0.12"
+    ))?;
+    let before = uplinked(&mut commands)?;
+    a.run("ping -c40 -i0.05 -W2 10.95.0.12")?;
+    let elsewhere = uplinked(&mut commands)? - before;
+    ensure!(elsewhere < 20, "{elsewhere} frames were flooded");
+    assert_eq!(knows(&mut commands)?, numbers[1]);
+
+    // Moved: the address and all that is sent to it, once its new place has spoken.
+    b.run("ip link set eth0 down")?;
+    c.run(&format!(
+        "ip link set eth0 down; ip link set eth0 address {BOTH}; ip link set eth0 up; \
+         ip addr flush dev eth0; ip addr add 10.95.0.12/24 dev eth0; ping -c2 -W2 10.95.0.11"
+    ))?;
+    assert_eq!(knows(&mut commands)?, numbers[2]);
+    a.run("ping -c3 -i0.2 -W2 10.95.0.12")?;
+
+    // Silent: forgotten, and looked for at the uplink too.
+    c.run("ip link set eth0 down")?;
+    wait_for("the switch to forget", PATIENCE, || {
+        match knows(&mut commands) {
+            Ok(port) if port.is_null() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })?;
+    let before = uplinked(&mut commands)?;
+    a.try_run(PATIENCE, "ping -c40 -i0.05 -W1 10.95.0.12")?;
+    let everywhere = uplinked(&mut commands)? - before;
+    ensure!(everywhere >= 40, "{everywhere} frames were flooded");
+    Ok(())
+}
+
 #[test]
 fn a_guarded_and_limited_port_keeps_to_its_addresses_and_rate() -> anyhow::Result<()> {
     if !tool::ready("vhost_user::a_guarded_port", GUEST) {

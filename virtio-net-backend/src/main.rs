@@ -51,6 +51,9 @@ struct Arguments {
     /// Most queue pairs
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     queues: u16,
+    /// With --control: forget an address that has been silent for this many seconds (what is not known is flooded)
+    #[arg(long, value_name = "SECONDS", default_value_t = switch::AGEING.as_secs(), value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    ageing: u64,
     /// Become this user (its number) once all is open. Ports' sockets must then come as open files, as netd gives them
     #[arg(long, value_name = "UID", conflicts_with_all = ["socket", "connect"])]
     user: Option<u32>,
@@ -90,7 +93,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(path) => {
             let control =
                 bind_control(path).with_context(|| format!("control socket {}", path.display()))?;
-            Worker::new(switched(tap)?, Some(control))?
+            Worker::new(
+                switched(tap, Duration::from_secs(arguments.ageing))?,
+                Some(control),
+            )?
         }
         None => wired(arguments, tap)?,
     };
@@ -136,12 +142,13 @@ fn free_tap(name: &str) -> io::Result<(Tap, bool)> {
 }
 
 /// A network: a switch with the tap as its first port.
-fn switched(tap: Option<Tap>) -> anyhow::Result<Network> {
+fn switched(tap: Option<Tap>, ageing: Duration) -> anyhow::Result<Network> {
     // Guests must not know it, or they could choose addresses that all hash alike.
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
         .context("random numbers")?;
     let mut switch = Switch::new(ADDRESSES, u64::from_ne_bytes(seed));
+    switch.set_ageing(ageing);
     let uplink = match tap {
         Some(tap) => {
             let index = switch.attach(Time::default(), switch::Port::uplink());

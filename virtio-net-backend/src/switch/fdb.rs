@@ -9,7 +9,7 @@ use super::{PortIndex, Time, ports::MAX_PORTS};
 use std::time::Duration;
 use vnet_core::types::Mac;
 
-/// How long an address is remembered after its last frame (IEEE 802.1Q 8.8.3).
+/// How long an address is remembered after its last frame, unless another time is set (IEEE 802.1Q 8.8.3).
 pub const AGEING: Duration = Duration::from_secs(300);
 
 /// Longest chain that is searched. At half load a chain beyond this has a chance of one in millions.
@@ -67,20 +67,17 @@ impl Slot {
         PortIndex::from_bits(self.key as u16)
     }
 
-    fn is_live(self, now: Time) -> bool {
-        self.seen == PINNED || now.since(self.seen) < AGEING_NANOS
+    /// Whether it is pinned, or has sent within that many nanoseconds.
+    fn is_live(self, now: Time, ageing: u64) -> bool {
+        self.seen == PINNED || now.since(self.seen) < ageing
     }
 }
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "300 s in nanoseconds fit u64"
-)]
-const AGEING_NANOS: u64 = AGEING.as_nanos() as u64;
 
 pub(super) struct Fdb {
     slots: Box<[Slot]>,
     seed: u64,
+    /// Nanoseconds.
+    ageing: u64,
     /// Learnt entries: in all, and by port.
     learnt: usize,
     pinned: usize,
@@ -96,6 +93,7 @@ impl Fdb {
         Self {
             slots: vec![FREE; size].into(),
             seed,
+            ageing: nanos(AGEING),
             learnt: 0,
             pinned: 0,
             by_port: Box::new([0; MAX_PORTS]),
@@ -104,11 +102,16 @@ impl Fdb {
         }
     }
 
+    /// Remembers addresses for so long from now on.
+    pub(super) fn set_ageing(&mut self, ageing: Duration) {
+        self.ageing = nanos(ageing);
+    }
+
     /// Where `mac` is, if that is known.
     #[inline]
     pub(super) fn lookup(&self, mac: u64, now: Time) -> Option<PortIndex> {
         let slot = self.slots[self.find(mac).ok()?];
-        slot.is_live(now).then(|| slot.port())
+        slot.is_live(now, self.ageing).then(|| slot.port())
     }
 
     /// Notes that `mac` has sent from `port`. `owner` says that the port's guard vouches for the address: only then may a
@@ -163,13 +166,14 @@ impl Fdb {
     /// Drops what has been silent for too long.
     pub(super) fn age(&mut self, now: Time) {
         self.swept = now;
-        self.retain(|slot| slot.is_live(now));
+        let ageing = self.ageing;
+        self.retain(|slot| slot.is_live(now, ageing));
     }
 
     pub(super) fn entries(&self, now: Time) -> impl Iterator<Item = Entry> + '_ {
         self.slots
             .iter()
-            .filter(move |slot| slot.key != 0 && slot.is_live(now))
+            .filter(move |slot| slot.key != 0 && slot.is_live(now, self.ageing))
             .map(move |slot| {
                 let [_, _, mac @ ..] = slot.mac().to_be_bytes();
                 let mac = Mac(mac);
@@ -323,6 +327,10 @@ impl Fdb {
         }
         self.slots[hole] = FREE;
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn key(mac: u64, port: PortIndex) -> u64 {

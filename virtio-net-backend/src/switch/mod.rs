@@ -264,7 +264,12 @@ impl Switch {
         self.slot(from).is_some_and(|slot| slot.send.is_some())
     }
 
-    /// Forgets addresses that have been silent for [`AGEING`]. Silent addresses are never used, called or not; a call
+    /// Remembers a silent address for so long from now on, and not for [`AGEING`].
+    pub fn set_ageing(&mut self, ageing: Duration) {
+        self.fdb.set_ageing(ageing);
+    }
+
+    /// Forgets addresses that have been silent for too long. Silent addresses are never used, called or not; a call
     /// every few seconds keeps the table small.
     pub fn age(&mut self, now: Time) {
         self.fdb.age(now);
