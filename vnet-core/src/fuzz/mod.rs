@@ -30,6 +30,7 @@ pub const DOORS: &[(&str, Door)] = &[
     ("dhcp6", dhcp::six),
     ("dhcp6-frame", dhcp::six_frame),
     ("dns", dns::messages),
+    ("dnssec", serve::dns::fuzz_dnssec),
     ("documents", kept::documents),
     ("http2", dns::http2),
     ("lease", kept::lease),

@@ -41,6 +41,7 @@ fn the_honest_are_heard() {
             &["solicit", "solicit-rapid", "information", "relayed"],
         ),
         ("dhcp6-frame", &["solicit", "relayed", "padded"]),
+        ("dnssec", &["address", "alias", "wildcard", "no-such-name"]),
         ("documents", &["everything", "json", "two-networks"]),
         (
             "lease",

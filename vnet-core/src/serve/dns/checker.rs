@@ -10,6 +10,8 @@
 //! What it asks goes by the DNS thread's own cache and upstreams: it has no socket. It is started with the first
 //! question there is for it, and ends with the thread that started it.
 
+#[cfg(any(feature = "fuzz", test))]
+mod fuzz;
 mod proof;
 
 use std::cell::Cell;
@@ -34,6 +36,8 @@ use tracing::{debug, trace};
 use super::worker::Worker;
 use crate::dns::{AnchorsId, Checked, GroupId, Question};
 use crate::model::TrustAnchor;
+#[cfg(any(feature = "fuzz", test))]
+pub(crate) use fuzz::door as fuzz;
 use proof::Validator;
 
 /// How long a check may take: a little less than those who wait for it do.
@@ -223,7 +227,8 @@ async fn run(mut inbox: mpsc::UnboundedReceiver<Job>, link: Link) {
                 asked: Cell::new(0),
                 missed: Rc::clone(&missed),
             };
-            let work = TASK.scope(task, proof::check(validator, &anchors, &question));
+            let Question { name, rtype, .. } = &question;
+            let work = TASK.scope(task, proof::check(validator, &anchors, name, *rtype));
             end.outcome = match tokio::time::timeout(PATIENCE, work).await {
                 Ok(Checked::Bogus(_)) | Err(_) if missed.get() => Checked::Unknown,
                 Ok(outcome) => outcome,

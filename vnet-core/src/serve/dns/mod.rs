@@ -36,6 +36,8 @@ pub use crate::dns::Stats;
 use crate::dns::{Explained, NameChange, Zone};
 use crate::types::{IfName, NetworkName};
 #[cfg(any(test, feature = "fuzz"))]
+pub(crate) use checker::fuzz as fuzz_dnssec;
+#[cfg(any(test, feature = "fuzz"))]
 pub(crate) use links::fuzz as fuzz_dbus;
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use resolv::fuzz as fuzz_resolv_conf;

@@ -20,6 +20,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::{Builder, JoinHandle};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -53,6 +54,8 @@ pub struct LeaseLog {
     files: VecDeque<Segment>,
     /// For when the last one is full.
     spare: Option<Segment>,
+    /// The next spare one, while it is made.
+    coming: Option<JoinHandle<Result<Segment, StoreError>>>,
     next_name: u32,
     live: Live,
     /// Entries in all rows from the floor on, outdated and "deleted" ones too.
@@ -114,14 +117,19 @@ impl LeaseLog {
     /// # Errors
     /// When it is in use, damaged, or the system refuses.
     pub fn open(folder: &Path) -> Result<(Self, Vec<LeaseRecord>), StoreError> {
+        Self::sized(folder, SIZES)
+    }
+
+    fn sized(folder: &Path, sizes: Sizes) -> Result<(Self, Vec<LeaseRecord>), StoreError> {
         let lock = lock(folder)?;
         Segment::forget_unfinished(folder);
         let mut log = Self {
             folder: folder.to_owned(),
-            sizes: SIZES,
+            sizes,
             _lock: lock,
             files: VecDeque::new(),
             spare: None,
+            coming: None,
             next_name: 0,
             live: Live::default(),
             entries: 0,
@@ -133,6 +141,7 @@ impl LeaseLog {
             },
         };
         let leases = log.load()?;
+        log.prepare();
         Ok((log, leases))
     }
 
@@ -179,16 +188,19 @@ impl LeaseLog {
         Ok(())
     }
 
-    /// Makes room for what will come, so that no commit has to: for when nobody waits.
+    /// Begins to make room for what will come, if there is not much left: whoever commits does not wait for that.
     pub fn prepare(&mut self) {
-        if self.spare.is_some() || !self.files.back().is_some_and(Segment::is_half_full) {
+        let enough = self.files.back().is_some_and(|file| !file.is_half_full());
+        if enough || self.spare.is_some() || self.coming.is_some() {
             return;
         }
-        match self.make(self.sizes.room) {
-            Ok(spare) => self.spare = Some(spare),
-            // Whoever needs it will try again, and tell.
-            Err(error) => tracing::debug!(%error, "no room for more leases yet"),
-        }
+        let (folder, name, room) = (self.folder.clone(), self.name(), self.sizes.room);
+        let make = move || Segment::make(&folder, name, room);
+        // Without a thread it is made when it is needed.
+        self.coming = Builder::new()
+            .name("leases-room".to_owned())
+            .spawn(make)
+            .ok();
     }
 
     /// What a commit will say, and how far it sweeps.
@@ -249,19 +261,25 @@ impl LeaseLog {
 
     /// A file with room for a row of that length.
     fn empty(&mut self, len: usize) -> Result<Segment, StoreError> {
+        if let Some(Ok(Ok(made))) = self.coming.take().map(JoinHandle::join) {
+            self.let_go(made);
+        }
         match self.spare.take() {
             Some(spare) if spare.has_room(len) => Ok(spare),
             other => {
                 self.spare = other;
-                self.make(self.sizes.room.max(len as u64))
+                let room = self.sizes.room.max(len as u64);
+                let name = self.name();
+                Segment::make(&self.folder, name, room)
             }
         }
     }
 
-    fn make(&mut self, room: u64) -> Result<Segment, StoreError> {
-        let segment = Segment::make(&self.folder, self.next_name, room)?;
-        self.next_name += 1;
-        Ok(segment)
+    /// The name of the next file.
+    fn name(&mut self) -> u32 {
+        let name = self.next_name;
+        self.next_name = name.wrapping_add(1);
+        name
     }
 
     /// No row of that file is needed.
@@ -358,6 +376,16 @@ impl LeaseLog {
         }
         self.next = row.number + 1;
         Ok(())
+    }
+}
+
+impl Drop for LeaseLog {
+    /// Whoever opens the folder next finds no file that is only half there.
+    fn drop(&mut self) {
+        if let Some(coming) = self.coming.take() {
+            // It panics no more than we do.
+            let _ = coming.join();
+        }
     }
 }
 

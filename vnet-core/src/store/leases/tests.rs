@@ -254,6 +254,15 @@ fn a_missing_directory_is_an_error_not_a_panic() {
     assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
 }
 
+/// A log that uses its files again and again.
+fn small(scratch: &Scratch) -> (LeaseLog, Vec<LeaseRecord>) {
+    let sizes = Sizes {
+        room: 600,
+        slack: 8,
+    };
+    LeaseLog::sized(&scratch.folder(), sizes).unwrap()
+}
+
 /// The files of a log, and what is in them.
 type Image = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -289,11 +298,7 @@ fn a_crash_at_any_moment_loses_nothing_that_was_committed() {
     let mut expected = BTreeMap::new();
     let (mut reused, mut torn) = (0, 0);
     for round in 0..400u64 {
-        let mut log = open(&scratch);
-        log.sizes = Sizes {
-            room: 600,
-            slack: 8,
-        };
+        let mut log = small(&scratch).0;
         let before = image(&scratch);
         let changes: Vec<_> = (0..=random(3))
             .map(|_| match (random(8), random(3)) {
@@ -317,7 +322,7 @@ fn a_crash_at_any_moment_loses_nothing_that_was_committed() {
             }
         }
         let new: Vec<LeaseRecord> = expected.values().cloned().collect();
-        assert_eq!(read(&scratch), new, "round {round}");
+        assert_eq!(small(&scratch).1, new, "round {round}");
         // The one file that was there before and is not as it was: the row went there.
         let after = image(&scratch);
         let changed = after.iter().find_map(|(path, bytes)| {
@@ -337,13 +342,13 @@ fn a_crash_at_any_moment_loses_nothing_that_was_committed() {
         crashed.insert(path.clone(), half);
         restore(&scratch, &crashed);
         assert_eq!(
-            read(&scratch),
+            small(&scratch).1,
             old,
             "round {round}, cut at {cut} of {first} to {last}"
         );
         torn += 1;
         restore(&scratch, &after);
-        assert_eq!(read(&scratch), new);
+        assert_eq!(small(&scratch).1, new);
     }
     assert!(
         reused > 20 && torn > 200,

@@ -16,8 +16,8 @@ use hickory_resolver::proto::serialize::binary::BinDecodable as _;
 use tracing::debug;
 
 use super::Ask;
+use crate::dns::Checked;
 use crate::dns::wire::ede;
-use crate::dns::{Checked, Question};
 use crate::model::TrustAnchor;
 
 /// How deep one question may lead to others.
@@ -30,17 +30,18 @@ const MOST_KEYS: usize = 4;
 /// Begins with some keys, and asks the DNS thread for all else.
 pub(super) type Validator = DnssecDnsHandle<Ask>;
 
-/// Finds out about one answer.
+/// Finds out about the answer to one question, whose name is in wire form.
 pub(super) async fn check(
     validator: Validator,
     anchors: &[TrustAnchor],
-    question: &Question,
+    name: &[u8],
+    rtype: u16,
 ) -> Checked {
-    let Ok(name) = Name::from_bytes(&question.name) else {
+    let Ok(name) = Name::from_bytes(name) else {
         return Checked::Unknown;
     };
     // What a zone is signed with is for its parent to say.
-    let rtype = RecordType::from(question.rtype);
+    let rtype = RecordType::from(rtype);
     let within = if rtype == RecordType::DS {
         name.base_name()
     } else {
@@ -148,7 +149,11 @@ async fn closest(
         in_time && covers && by.take(MOST_KEYS).any(good)
     };
     if !set().filter_map(signature).take(MOST_KEYS).any(signed) {
-        return Err(Checked::Bogus(ede::DNSKEY_MISSING));
+        let why = match reason(&response) {
+            why @ (ede::SIGNATURE_EXPIRED | ede::SIGNATURE_NOT_YET_VALID) => why,
+            _ => ede::DNSKEY_MISSING,
+        };
+        return Err(Checked::Bogus(why));
     }
     let mut keys = keys(anchors);
     for key in all
