@@ -86,14 +86,15 @@ fn lent(port: &Port, master: &IfName, flags: PortFlags) -> Link {
     }
 }
 
-/// One tap for all vhost-user ports of a home; isolated only if each of them is.
+/// One tap for all vhost-user ports of a home; isolated as soon as one of them is, for the bridge cannot tell them apart.
+/// So the others reach no isolated tap either; they reach each other, and everybody else.
 fn add_uplink(state: &mut HostState, port: &Port, master: &IfName) {
     let home = &port.key.home;
     let name = home.uplink();
-    let others = state.links.get(&name).is_none_or(|l| l.flags.isolated);
+    let others = state.links.get(&name).is_some_and(|l| l.flags.isolated);
     let mut link = tap(Mark::Uplink(home.clone()), false, None, Some(master));
     let [a, b, c, d] = home.number().to_be_bytes();
     link.mac = Some(Mac([0xfe, 0x54, a, b, c, d]));
-    link.flags.isolated = others && port.isolated;
+    link.flags.isolated = others || port.isolated;
     add_tap(state, &name, link);
 }
