@@ -127,10 +127,25 @@ fn the_kernel_makes_its_address_and_reaches_the_outside() -> anyhow::Result<()> 
         alice.ns.ip("addr add fd00:66::abcd:1 dev eth0 nodad")?;
         from(&alice.ns, "fd00:66::abcd:1")?;
         named("fd00:66::abcd:1")?;
+        // Nobody answers for it any more: the host asks in vain, and the name goes.
+        alice.ns.ip("addr del fd00:66::abcd:1 dev eth0")?;
+        // It is believed to be there for up to a minute after it was heard; that is the kernel's business.
+        let shown = netd.ns().ip("-6 neigh show fd00:66::abcd:1")?;
+        let dev = shown.split_whitespace().skip_while(|w| *w != "dev").nth(1);
+        let dev = dev.with_context(|| shown.clone())?;
+        netd.ns().ip(&format!(
+            "-6 neigh change fd00:66::abcd:1 dev {dev} nud stale"
+        ))?;
+        wait_for("the end of its name", 2 * WAIT, || {
+            let _ = netd.ns().run(&["ping", "-c1", "-W1", "fd00:66::abcd:1"]);
+            let all = alice.dig("fd00:66::1", &["alice.six.test", "AAAA"])?;
+            anyhow::ensure!(all.lines().all(|l| l != "fd00:66::abcd:1"), "{all}");
+            Ok(())
+        })?;
         // A daemon that begins again asks the kernel whom it heard.
         netd.kill9()?;
         netd.start_again()?;
-        named("fd00:66::abcd:1")?;
+        named(&own)?;
         netd.vnet(&["port", "detach", "six", "alice"])?;
         let bob = guest(&netd, "bob", &[])?;
         address(&bob.ns, "fd00:66:")?;

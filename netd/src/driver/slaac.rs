@@ -50,7 +50,7 @@ impl Driver {
     pub(super) async fn heard(&mut self, heard: Heard) {
         match heard {
             Heard::Here(dev, neighbour) => self.is_here(&dev, &neighbour),
-            Heard::Gone(dev, neighbour) => self.is_gone(&dev, &neighbour),
+            Heard::Gone(dev, address) => self.is_gone(&dev, address),
             Heard::Resync => self.listen_again().await,
         }
     }
@@ -88,14 +88,22 @@ impl Driver {
         }
     }
 
-    fn is_gone(&mut self, dev: &IfName, neighbour: &Neighbour) {
-        let Some((key, address)) = self.whose(dev, neighbour) else {
+    /// Whose MAC it had is not told any more.
+    fn is_gone(&mut self, dev: &IfName, address: IpAddr) {
+        let IpAddr::V6(address) = address else {
             return;
         };
-        if let Some(known) = self.heard.get_mut(&key) {
-            known.retain(|a| *a != address);
-            self.say(&key, address, Change::Removed);
-        }
+        let Some(network) = self.world.running().find(|n| n.bridge.name == *dev) else {
+            return;
+        };
+        let of_it = |key: &PortKey| key.home.network() == Some(&network.name);
+        let mut known = self.heard.iter_mut().filter(|(key, _)| of_it(key));
+        let Some((key, known)) = known.find(|(_, known)| known.contains(&address)) else {
+            return;
+        };
+        known.retain(|a| *a != address);
+        let key = key.clone();
+        self.say(&key, address, Change::Removed);
     }
 
     /// The port that an address is of.

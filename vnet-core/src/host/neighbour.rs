@@ -43,21 +43,26 @@ impl Worker {
     }
 }
 
+/// Whom a message is about.
+pub(super) fn address(message: &NeighbourMessage) -> Option<IpAddr> {
+    let mut all = message.attributes.iter();
+    all.find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some((*v4).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    })
+}
+
+/// A neighbour with its MAC; one that never answered has none.
 pub(super) fn parse(message: &NeighbourMessage) -> Option<Neighbour> {
-    let (mut ip, mut mac) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => ip = Some((*v4).into()),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => ip = Some((*v6).into()),
-            NeighbourAttribute::LinkLayerAddress(bytes) => {
-                mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac);
-            }
-            _ => {}
-        }
-    }
+    let mut all = message.attributes.iter();
+    let mac = all.find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => Some(bytes.as_slice().try_into().ok()?),
+        _ => None,
+    });
     Some(Neighbour {
-        ip: ip?,
-        mac: mac?,
+        ip: address(message)?,
+        mac: Mac(mac?),
         reachable: message.header.state == NeighbourState::Reachable,
     })
 }

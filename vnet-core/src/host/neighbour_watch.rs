@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -16,7 +17,7 @@ use rtnetlink::sys::{
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
-use super::neighbour::{Neighbour, parse};
+use super::neighbour::{Neighbour, address, parse};
 use super::socket::pieces;
 use crate::types::IfName;
 
@@ -29,7 +30,7 @@ pub enum Heard {
     /// Somebody has an address.
     Here(IfName, Neighbour),
     /// Nobody answers for an address any more.
-    Gone(IfName, Neighbour),
+    Gone(IfName, IpAddr),
     /// Messages were lost: ask for the whole table.
     Resync,
 }
@@ -85,10 +86,13 @@ impl NeighbourWatch {
         };
         let index = message.header.ifindex;
         let dev = netdevice::index_to_name(&self.names, index).ok()?;
-        let (dev, neighbour) = (dev.parse().ok()?, parse(&message)?);
+        let dev = dev.parse().ok()?;
         match message.header.state {
-            NeighbourState::Failed => Some(Heard::Gone(dev, neighbour)),
-            NeighbourState::Reachable | NeighbourState::Stale => Some(Heard::Here(dev, neighbour)),
+            // The kernel has forgotten the MAC by then.
+            NeighbourState::Failed => Some(Heard::Gone(dev, address(&message)?)),
+            NeighbourState::Reachable | NeighbourState::Stale => {
+                Some(Heard::Here(dev, parse(&message)?))
+            }
             _ => None,
         }
     }
