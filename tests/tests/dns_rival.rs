@@ -45,5 +45,16 @@ fn a_network_starts_without_its_dns_and_says_so() -> anyhow::Result<()> {
         anyhow::ensure!(got == "192.168.122.1", "{got}");
         Ok::<_, anyhow::Error>(())
     })?;
+    // And nobody is warned of what is over.
+    wait_for("the end of the warning", Duration::from_secs(20), || {
+        let warnings = netd.json(&["status"])?["warnings"].to_string();
+        anyhow::ensure!(warnings == "[]", "{warnings}");
+        Ok::<_, anyhow::Error>(())
+    })?;
+    let heard = events.log();
+    assert!(heard.contains("service.recovered"), "{heard}");
+    let failed = heard.matches("service.failed").count();
+    let started = heard.matches("network.started").count();
+    assert!(failed <= started, "told again and again: {heard}");
     Ok(())
 }

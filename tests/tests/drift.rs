@@ -1,5 +1,6 @@
 //! Somebody else changes what is ours: it is seen, and put right.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use tests::world::{GATEWAY, fetch};
@@ -75,6 +76,48 @@ fn drift_is_repaired() -> anyhow::Result<()> {
         "{}",
         netd.vnet(&["status"])?
     );
+    Ok(())
+}
+
+/// Whoever deletes a bridge takes everything along that listened on it: it comes back, and so do they.
+#[test]
+fn a_deleted_bridge_comes_back_with_its_services() -> anyhow::Result<()> {
+    let test = "drift::a_deleted_bridge_comes_back_with_its_services";
+    if !tool::ready(test, &["nft", "busybox", "dig", "dnsmasq", "tftp"]) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let netd = Netd::start(&world.host)?;
+    let folder = world.host.scratch().join("boot");
+    std::fs::create_dir(&folder)?;
+    std::fs::write(folder.join("hello"), "hello\n")?;
+    std::fs::set_permissions(folder.join("hello"), PermissionsExt::from_mode(0o644))?;
+    netd.apply(&format!(
+        "name = \"lab\"\n[bridge]\nname = \"brlab\"\n[[subnet]]\naddress = \"10.77.0.1/24\"\n\
+         [subnet.dhcp.boot]\nfile = \"hello\"\ntftp = \"{}\"\n",
+        folder.display()
+    ))?;
+    let alice = Machine::plug(&netd, "lab", "alice", &[])?;
+    let served = || {
+        alice.lease()?;
+        let got = alice.dig("10.77.0.1", &["gateway"])?;
+        anyhow::ensure!(got == "10.77.0.1", "{got}");
+        // Over TCP too.
+        let got = alice.dig("10.77.0.1", &["+tcp", "gateway"])?;
+        anyhow::ensure!(got == "10.77.0.1", "{got}");
+        let file = alice
+            .ns
+            .sh("cd /tmp && tftp -m binary 10.77.0.1 -c get hello /dev/stdout")?;
+        anyhow::ensure!(file.contains("hello"), "{file}");
+        Ok(())
+    };
+    served()?;
+    for _ in 0..2 {
+        world.host.ip("link del brlab")?;
+        wait_for("all services", Duration::from_secs(20), served)?;
+    }
+    let warnings = netd.json(&["status"])?["warnings"].to_string();
+    assert_eq!(warnings, "[]");
     Ok(())
 }
 

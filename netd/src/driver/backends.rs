@@ -31,6 +31,7 @@ use vnet_core::types::{Mtu, Rate};
 
 use super::Driver;
 use super::keeper::{Keeper, Kept, KeptPort, MOST_FDS};
+use super::warnings::Source;
 use crate::privilege;
 use crate::wire::DeviceView;
 
@@ -438,16 +439,16 @@ impl Driver {
         match self.backends.serve(home, &self.world, left) {
             Ok(started) => {
                 self.backends.pauses.remove(home);
+                if let Some(network) = home.network() {
+                    self.warnings.say(network, Source::Backend, Vec::new());
+                }
                 started
             }
             Err(why) => {
                 self.events
                     .emit("backend.failed", Some(&home.to_string()), why.clone());
                 if let Some(network) = home.network() {
-                    let known = self.warnings.entry(network.clone()).or_default();
-                    if !known.contains(&why) {
-                        known.push(why);
-                    }
+                    self.warnings.say(network, Source::Backend, vec![why]);
                 }
                 self.backends.try_later(home);
                 false

@@ -23,6 +23,7 @@
 //! | `restore` | from the store at start; adopting what the kernel has |
 //! | `reconcile` | drift, and its repair |
 //! | `view` | the world as it is shown |
+//! | `warnings` | what does not work, until it does |
 
 mod admit;
 mod backends;
@@ -41,6 +42,7 @@ mod restore;
 mod services;
 mod slaac;
 mod view;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -94,7 +96,9 @@ pub struct Driver {
     tftp: BTreeMap<NetworkName, BTreeMap<Served, Tftp>>,
     heard: slaac::Known,
     backends: backends::Backends,
-    warnings: BTreeMap<NetworkName, Vec<String>>,
+    warnings: warnings::Warnings,
+    /// When services that could not be given are tried again.
+    again: Option<tokio::time::Instant>,
     started: Instant,
     repairs: u64,
 }
@@ -116,7 +120,8 @@ impl Driver {
             told: BTreeMap::new(),
             tftp: BTreeMap::new(),
             heard: slaac::Known::new(),
-            warnings: BTreeMap::new(),
+            warnings: warnings::Warnings::default(),
+            again: None,
             started: Instant::now(),
             repairs: 0,
         };
@@ -157,6 +162,7 @@ impl Driver {
                 death = self.backends.death() => self.revive(death),
                 event = leases.recv() => self.lease_event(event).await,
                 heard = ear.next() => self.heard(heard).await,
+                () = services::due(self.again) => self.try_services_again().await,
             }
         }
     }

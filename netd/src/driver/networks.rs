@@ -58,13 +58,7 @@ impl Driver {
         self.commit_prepared(prepared, ops, &changed).await?;
         for change in changes.iter().filter(|c| c.action != Action::Unchanged) {
             self.announce(change);
-            reply.notes.extend(
-                self.warnings
-                    .get(&change.name)
-                    .into_iter()
-                    .flatten()
-                    .cloned(),
-            );
+            reply.notes.extend(self.warnings.of(&change.name));
         }
         Ok(reply)
     }
@@ -181,7 +175,7 @@ impl Driver {
             Some(name.as_str()),
             format!("network {name} started"),
         );
-        let notes = self.warnings.get(name).cloned().unwrap_or_default();
+        let notes = self.warnings.of(name);
         Ok(Outcome {
             changed: vec![name.to_string()],
             notes,
@@ -215,7 +209,7 @@ impl Driver {
             return Err(refusal);
         }
         for name in names {
-            self.warnings.remove(name);
+            self.warnings.forget(name);
             self.events.emit(
                 "network.stopped",
                 Some(name.as_str()),
@@ -250,7 +244,7 @@ impl Driver {
             return Err(refusal);
         }
         self.tools.leases.drop_network(name.clone()).await;
-        self.warnings.remove(name);
+        self.warnings.forget(name);
         self.events.emit(
             "network.deleted",
             Some(name.as_str()),

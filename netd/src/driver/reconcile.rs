@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use vnet_core::host::nft_watch::NftWatch;
 use vnet_core::host::watch::{self, Watch};
-use vnet_core::plan::{self, Plan, Scope};
-use vnet_core::types::IfName;
+use vnet_core::plan::{self, Plan, Scope, Step};
+use vnet_core::types::{IfName, NetworkName};
 
 use super::{Driver, Events};
 use vnet_core::host::Kernel;
@@ -132,6 +132,7 @@ impl Driver {
             return;
         }
         let steps: Vec<String> = plan.steps().map(ToString::to_string).collect();
+        let anew = self.bridges_made(&plan);
         match plan::execute(plan, &mut self.tools.kernel).await {
             Ok(done) => {
                 self.remembered.learn(&done);
@@ -139,6 +140,7 @@ impl Driver {
                 let text = format!("put right: {}", steps.join("; "));
                 self.events.emit("drift.repaired", None, text);
                 self.mend_vhost();
+                self.serve_anew(&anew).await;
             }
             Err(back) => {
                 let text = format!("cannot be put right: {back}");
@@ -146,6 +148,24 @@ impl Driver {
             }
         }
         self.look(&Scope::All).await;
+    }
+
+    /// The networks whose bridges a plan makes.
+    fn bridges_made(&self, plan: &Plan) -> Vec<NetworkName> {
+        let made = plan.steps().filter_map(|step| match step {
+            Step::Create(link) => Some(&link.name),
+            Step::Delete(_) | Step::Change { .. } | Step::Set { .. } | Step::Firewall { .. } => {
+                None
+            }
+            Step::AddAddress(..) | Step::RemoveAddress(..) => None,
+            Step::AddRoute(_) | Step::RemoveRoute(_) => None,
+        });
+        let made: BTreeSet<&IfName> = made.collect();
+        let networks = self.world.running();
+        networks
+            .filter(|network| made.contains(&network.bridge.name))
+            .map(|network| network.name.clone())
+            .collect()
     }
 
     /// The steps back to what should be, within the scope.

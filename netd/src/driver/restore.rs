@@ -11,6 +11,7 @@ use vnet_core::store::{Op, Table};
 use vnet_core::types::NetworkName;
 
 use super::change::put;
+use super::warnings::Source;
 use super::{Driver, Refusal};
 
 const ACTIVE: &str = "active";
@@ -140,10 +141,8 @@ impl Driver {
                 conflict.to_string(),
             );
             if let Some(name) = name.filter(|name| world.active.remove(name)) {
-                self.warnings
-                    .entry(name.clone())
-                    .or_default()
-                    .push(conflict.to_string());
+                let text = vec![conflict.to_string()];
+                self.warnings.say(&name, Source::Host, text);
                 return Some(name);
             }
         }

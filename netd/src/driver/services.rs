@@ -3,9 +3,11 @@
 //! They are told only what changed: each network's scope and zone are functions of the world, and the last ones told
 //! are kept. A service that cannot serve a network does not stop it: that becomes a warning, with what to do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 use vnet_core::dhcp::{ra, v4, v6};
 use vnet_core::dns::{Change, NameChange, Zone};
 use vnet_core::model::{Network, Subnet4, World};
@@ -13,7 +15,11 @@ use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, News, Wanted};
 use vnet_core::serve::tftp::{Served, Tftp};
 use vnet_core::types::{IfName, NetworkName};
 
+use super::warnings::Source;
 use super::{Driver, Tools};
+
+/// How long until a service that could not be given is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// What a network's services were told last.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -34,6 +40,14 @@ impl Told {
             dhcp6: self.dhcp6.clone(),
             ra: self.ra.clone(),
         }
+    }
+}
+
+/// Returns when that moment has come, if it is to come.
+pub(super) async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -122,15 +136,42 @@ impl Driver {
             if running.is_empty() {
                 self.tftp.remove(name);
             }
-            for text in failed {
-                self.events
-                    .emit("service.failed", Some(name.as_str()), text.clone());
-                let known = self.warnings.entry(name.clone()).or_default();
-                if !known.contains(&text) {
-                    known.push(text);
-                }
-            }
+            self.cannot_serve(name, Source::Files, failed);
         }
+    }
+
+    /// Warns of what a network does not get, until it does.
+    fn cannot_serve(&mut self, network: &NetworkName, source: Source, texts: Vec<String>) {
+        let (failed, name) = (!texts.is_empty(), Some(network.as_str()));
+        let ailed = self.warnings.has(network, source);
+        for text in self.warnings.say(network, source, texts) {
+            self.events.emit("service.failed", name, text);
+        }
+        if failed {
+            self.again.get_or_insert(Instant::now() + AGAIN);
+        } else if ailed && self.world.active.contains(network) {
+            let text = format!("network {network} has all its services again");
+            self.events.emit("service.recovered", name, text);
+        }
+    }
+
+    /// What was in a service's way may be gone.
+    pub(super) async fn try_services_again(&mut self) {
+        self.again = None;
+        let names = self.warnings.unserved();
+        for name in &names {
+            self.told.remove(name);
+        }
+        self.tell_services(&names).await;
+    }
+
+    /// The bridges of these networks were made anew: nobody listens on them.
+    pub(super) async fn serve_anew(&mut self, networks: &[NetworkName]) {
+        for name in networks {
+            self.told.remove(name);
+            self.tftp.remove(name);
+        }
+        self.tell_services(networks).await;
     }
 
     async fn configure(
@@ -138,15 +179,12 @@ impl Driver {
         wanted: Vec<Wanted>,
         zones: Vec<(NetworkName, Option<Zone>, IfName)>,
     ) {
-        let touched: Vec<NetworkName> = wanted
+        let touched: BTreeSet<NetworkName> = wanted
             .iter()
             .map(|w| &w.network)
             .chain(zones.iter().map(|z| &z.0))
             .cloned()
             .collect();
-        for name in &touched {
-            self.warnings.remove(name);
-        }
         let Tools { leases, dns, .. } = &self.tools;
         let (no_dhcp, no_dns) = tokio::join!(
             async {
@@ -164,11 +202,13 @@ impl Driver {
         );
         let dhcp = |(name, error)| (name, format!("no DHCP or router advertisements: {error}"));
         let no_dns = no_dns.into_iter().map(|(n, e)| (n, format!("no DNS: {e}")));
-        let failed: Vec<_> = no_dhcp.into_iter().map(dhcp).chain(no_dns).collect();
-        for (name, text) in failed {
-            self.events
-                .emit("service.failed", Some(name.as_str()), text.clone());
-            self.warnings.entry(name).or_default().push(text);
+        let mut failed = BTreeMap::<NetworkName, Vec<String>>::new();
+        for (name, text) in no_dhcp.into_iter().map(dhcp).chain(no_dns) {
+            failed.entry(name).or_default().push(text);
+        }
+        for name in touched {
+            let texts = failed.remove(&name).unwrap_or_default();
+            self.cannot_serve(&name, Source::Services, texts);
         }
     }
 

@@ -12,11 +12,10 @@ use crate::wire::{DhcpShare, NetworkView, PortView, Status};
 
 impl Driver {
     pub(super) async fn status(&self) -> Status {
-        let warnings = self
-            .warnings
-            .iter()
-            .flat_map(|(name, all)| all.iter().map(move |w| format!("network {name}: {w}")));
-        let mut warnings: Vec<String> = warnings.collect();
+        let warnings = self.warnings.all();
+        let mut warnings: Vec<String> = warnings
+            .map(|(name, text)| format!("network {name}: {text}"))
+            .collect();
         warnings.extend(self.droppers().await);
         warnings.extend(self.greedy().await);
         Status {
@@ -98,11 +97,7 @@ impl Driver {
             domain: network.domain.as_ref().map(ToString::to_string),
             ports: self.world.ports_of(&network.name).count(),
             leases: leases.iter().filter(|l| l.network == network.name).count(),
-            warnings: self
-                .warnings
-                .get(&network.name)
-                .cloned()
-                .unwrap_or_default(),
+            warnings: self.warnings.of(&network.name),
             document: NetworkDoc::of(network),
         }
     }

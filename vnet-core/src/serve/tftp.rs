@@ -97,7 +97,7 @@ impl Server {
             let (len, client) = match socket.recv_from(&mut buffer) {
                 Ok(heard) => heard,
                 Err(e) if is_timeout(&e) => continue,
-                // The bridge is being remade: the socket is good again when it is back.
+                // The bridge is down. On one that is made anew somebody has to start again.
                 Err(_) => {
                     std::thread::sleep(BREATH);
                     continue;

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::worker::{Token, Worker};
 use super::{Wanted, listen};
 use crate::dns::NetworkId;
+use crate::serve::packet::index_of;
 use crate::types::{IfName, NetworkName};
 
 /// How long until a gateway address that could not be bound is tried again.
@@ -31,6 +32,8 @@ pub(super) struct Listener {
 /// A network's place in the kernel.
 pub(super) struct Bound {
     bridge: IfName,
+    /// The kernel's number of the bridge: sockets stay with that one, whatever is made under its name later.
+    index: Option<u32>,
     /// Each gateway address with its listener, or without if it could not be bound.
     listeners: BTreeMap<IpAddr, Option<usize>>,
 }
@@ -49,14 +52,17 @@ impl Worker {
         self.resolver.directory_mut().put(zone);
         let mut bound = self.networks.remove(&network).unwrap_or_else(|| Bound {
             bridge: bridge.clone(),
+            index: None,
             listeners: BTreeMap::new(),
         });
-        let moved = bound.bridge != bridge;
+        let index = index_of(&bridge).ok();
+        let moved = bound.bridge != bridge || bound.index != index;
         let gone = |address: &IpAddr| moved || !gateways.contains(address);
         for listener in extract(&mut bound.listeners, gone) {
             self.close(listener);
         }
         bound.bridge = bridge;
+        bound.index = index;
         for address in gateways {
             bound.listeners.entry(address).or_insert(None);
         }
