@@ -156,8 +156,9 @@ fn the_kernel_makes_its_address_and_reaches_the_outside() -> anyhow::Result<()> 
 #[test]
 fn an_advertisement_as_others_read_it() -> anyhow::Result<()> {
     let test = "an_advertisement_as_others_read_it";
-    on(SLAAC, test, &["rdisc6"], |_, netd| {
+    on(SLAAC, test, &["rdisc6", "radvdump"], |_, netd| {
         let alice = guest(&netd, "alice", &[])?;
+        let dump = alice.ns.spawn(&["stdbuf", "-oL", "radvdump"])?;
         let said = wait_for("an advertisement", WAIT, || {
             alice.ns.sh("rdisc6 -1 -r 5 -w 2000 eth0")
         })?;
@@ -172,7 +173,26 @@ fn an_advertisement_as_others_read_it() -> anyhow::Result<()> {
         ] {
             assert!(said.contains(word), "no `{word}` in:\n{said}");
         }
-        Ok(())
+        // As radvd would have been told to say the same.
+        wait_for("the other reader", WAIT, || {
+            alice.ns.sh("rdisc6 -1 -r 1 -w 1000 eth0")?;
+            let said = dump.log();
+            for word in [
+                "AdvManagedFlag off;",
+                "AdvDefaultLifetime 1800;",
+                "AdvDefaultPreference medium;",
+                "AdvLinkMTU 1480;",
+                "prefix fd00:66::/64",
+                "AdvOnLink on;",
+                "AdvAutonomous on;",
+                "route fd00:99::/48",
+                "RDNSS fd00:66::1",
+                "DNSSL six.test",
+            ] {
+                anyhow::ensure!(said.contains(word), "no `{word}` in:\n{said}");
+            }
+            Ok(())
+        })
     })
 }
 
