@@ -265,6 +265,49 @@ impl DhcpShare {
     }
 }
 
+/// How DHCP does.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DhcpView {
+    /// Every network that is served, or has leases.
+    pub networks: Vec<DhcpNetwork>,
+}
+
+/// What a network's guests asked of DHCP since the daemon began, and what they have.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DhcpNetwork {
+    /// The network.
+    pub network: String,
+    /// IPv4 addresses in all ranges.
+    pub pool: u64,
+    /// Those that are somebody's, reserved, or in quarantine.
+    pub busy: u64,
+    /// Router advertisements sent.
+    pub advertisements: u64,
+    /// IPv4 addresses that somebody else was found to use.
+    pub conflicts: u64,
+    /// DHCP of IPv4.
+    pub v4: DhcpFamily,
+    /// DHCP of IPv6.
+    pub v6: DhcpFamily,
+}
+
+/// One family's share of [`DhcpNetwork`].
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DhcpFamily {
+    /// Addresses that are leased.
+    pub held: u64,
+    /// Addresses that are offered.
+    pub offered: u64,
+    /// Addresses that nobody gets for a while: they were found in use.
+    pub quarantined: u64,
+    /// Messages by kind.
+    pub received: BTreeMap<String, u64>,
+    /// Answers by kind.
+    pub sent: BTreeMap<String, u64>,
+    /// Messages without an answer, by the reason.
+    pub ignored: BTreeMap<String, u64>,
+}
+
 /// How DNS does.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DnsView {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use rustix::process::Signal;
 use serde_json::Value;
 use tests::{Dhclient, Machine, Netd, World, tool, wait_for};
@@ -78,6 +79,24 @@ fn udhcpc_gets_keeps_and_gives_back() -> anyhow::Result<()> {
         }
     })?;
     assert_eq!(client.bound()?.ip, lease.ip);
+    // What was said is counted, and told in a table too.
+    let stats = netd.json(&["lease", "stats"])?;
+    let networks = stats["networks"].as_array().into_iter().flatten();
+    let mut of_lab = networks.filter(|n| n["network"] == "lab");
+    let of_lab = of_lab.next().context("no network")?;
+    let v4 = &of_lab["v4"];
+    assert_eq!(v4["received"]["request"], 2, "{stats}");
+    assert_eq!(v4["sent"]["ack"], 2, "{stats}");
+    assert_eq!(
+        (&of_lab["pool"], &v4["held"]),
+        (&3.into(), &1.into()),
+        "{stats}"
+    );
+    let table = netd.vnet(&["lease", "stats"])?;
+    assert!(
+        table.starts_with("NETWORK") && table.contains("IPv6"),
+        "{table}"
+    );
     Ok(())
 }
 

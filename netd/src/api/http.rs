@@ -26,7 +26,7 @@ use super::Listening;
 use crate::driver::{Command, Handle, Refusal, Reply};
 use crate::privilege::Peer;
 use crate::wire::{
-    Applied, ApplyReply, ApplyRequest, DnsLookup, DnsView, ErrorBody, Event, LeaseView,
+    Applied, ApplyReply, ApplyRequest, DhcpView, DnsLookup, DnsView, ErrorBody, Event, LeaseView,
     NetworkView, Outcome, PortRequest, PortView, PublishRequest, PublishView, Status,
 };
 
@@ -118,6 +118,7 @@ pub fn openapi() -> serde_json::Result<String> {
         lease,
         release,
         reserve,
+        dhcp,
         dns,
         flush_dns,
         look_up,
@@ -151,6 +152,7 @@ fn router(driver: Handle) -> Router {
         .route("/v1/leases", get(leases))
         .route("/v1/leases/{network}/{address}", get(lease).delete(release))
         .route("/v1/leases/{network}/{address}/reserve", post(reserve))
+        .route("/v1/dhcp", get(dhcp))
         .route("/v1/dns", get(dns))
         .route("/v1/dns/flush", post(flush_dns))
         .route("/v1/dns/{network}/lookup", get(look_up))
@@ -387,6 +389,11 @@ async fn release(
 ) -> Answer<Outcome> {
     let (network, address) = leased(&network, &address)?;
     ask(&driver, |r| Command::Release(network, address, r)).await
+}
+
+#[utoipa::path(get, path = "/v1/dhcp", responses((status = 200, body = DhcpView)))]
+async fn dhcp(State(driver): State<Handle>) -> Answer<DhcpView> {
+    ask(&driver, Command::Dhcp).await
 }
 
 #[utoipa::path(get, path = "/v1/dns", responses((status = 200, body = DnsView)))]

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use super::output::{Out, segment, table};
 use super::status::span;
 use super::{Client, Failure};
-use crate::wire::{LeaseView, Outcome};
+use crate::wire::{DhcpFamily, DhcpView, LeaseView, Outcome};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -30,6 +30,8 @@ pub(super) enum Verb {
         /// The address, or the guest's name or MAC.
         guest: String,
     },
+    /// What guests asked of DHCP, what was answered, and what was not and why
+    Stats,
     /// End a lease, so that its address is free at once
     Release {
         /// The network.
@@ -45,6 +47,10 @@ pub(super) fn run(verb: Verb, client: &Client, out: &Out) -> Result<(), Failure>
             let query = network.map_or_else(String::new, |n| format!("?network={}", segment(&n)));
             let leases: Vec<LeaseView> = client.get(&format!("/v1/leases{query}"))?;
             out.show(&leases, || rows(&leases))
+        }
+        Verb::Stats => {
+            let view: DhcpView = client.get("/v1/dhcp")?;
+            out.show(&view, || stats(&view))
         }
         Verb::Show { network, guest } => {
             let path = path(client, &network, &guest)?.1;
@@ -64,6 +70,44 @@ pub(super) fn run(verb: Verb, client: &Client, out: &Out) -> Result<(), Failure>
             let done: Outcome = client.delete(&path)?;
             out.show(&done, || format!("{address} of {network} is free"))
         }
+    }
+}
+
+fn stats(view: &DhcpView) -> String {
+    let rows = view.networks.iter().flat_map(|n| {
+        let pool = format!("{} of {}", n.busy, n.pool);
+        [("IPv4", &n.v4, pool), ("IPv6", &n.v6, "-".to_owned())].map(|(name, family, pool)| {
+            [
+                n.network.clone(),
+                name.to_owned(),
+                pool,
+                family.held.to_string(),
+                family.quarantined.to_string(),
+                family.received.values().sum::<u64>().to_string(),
+                family.sent.values().sum::<u64>().to_string(),
+                reasons(family),
+            ]
+        })
+    });
+    let header = [
+        "NETWORK",
+        "FAMILY",
+        "BUSY",
+        "LEASED",
+        "IN DOUBT",
+        "ASKED",
+        "ANSWERED",
+        "NOT ANSWERED",
+    ];
+    table(header, rows)
+}
+
+fn reasons(family: &DhcpFamily) -> String {
+    let all = family.ignored.iter();
+    let all: Vec<_> = all.map(|(why, count)| format!("{count} {why}")).collect();
+    match all.is_empty() {
+        true => "-".to_owned(),
+        false => all.join(", "),
     }
 }
 

@@ -10,8 +10,8 @@ use vnet_core::types::{Invalid, NetworkName};
 
 use super::events::Events;
 use crate::wire::{
-    ApplyReply, ApplyRequest, DnsLookup, DnsView, LeaseView, NetworkView, Outcome, PortRequest,
-    PortView, PublishRequest, PublishView, Status,
+    ApplyReply, ApplyRequest, DhcpView, DnsLookup, DnsView, LeaseView, NetworkView, Outcome,
+    PortRequest, PortView, PublishRequest, PublishView, Status,
 };
 
 /// Where an answer goes.
@@ -58,6 +58,8 @@ pub enum Command {
     Reserve(NetworkName, IpAddr, Reply<Outcome>),
     /// End a lease.
     Release(NetworkName, IpAddr, Reply<Outcome>),
+    /// How DHCP does.
+    Dhcp(Reply<DhcpView>),
     /// How DNS does.
     Dns(Reply<DnsView>),
     /// Forget what upstreams said.

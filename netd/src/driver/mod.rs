@@ -16,7 +16,7 @@
 //! | `change` | plan, execute, verify, persist |
 //! | `networks`, `ports`, `leases`, `publications` | the verbs |
 //! | `backends` | the processes that serve vhost-user ports |
-//! | `dns` | what the DNS service has to tell |
+//! | `dhcp`, `dns` | what these services have to tell |
 //! | `ipv6` | the IPv6 addresses that are a port's own |
 //! | `services` | what DHCP and DNS are told, and what they tell |
 //! | `slaac` | names of the addresses that guests make |
@@ -29,6 +29,7 @@ mod admit;
 mod backends;
 mod change;
 mod command;
+mod dhcp;
 mod dns;
 mod events;
 mod ipv6;
@@ -201,6 +202,7 @@ impl Driver {
             Command::Release(network, address, reply) => {
                 drop(reply.send(self.release(&network, address).await))
             }
+            Command::Dhcp(reply) => drop(reply.send(Ok(self.show_dhcp().await))),
             Command::Dns(reply) => drop(reply.send(Ok(self.show_dns().await))),
             Command::FlushDns(reply) => drop(reply.send(Ok(self.flush_dns().await))),
             Command::LookUp(network, name, kind, reply) => {
