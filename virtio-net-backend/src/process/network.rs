@@ -219,7 +219,7 @@ impl Network {
     /// Asks all awake ports' drivers for kicks; true when there is something to do already, so that nobody sleeps.
     ///
     /// A port that waits for its rate stays awake and counts as having nothing to do: [`Network::rate_wait`] says
-    /// when it has.
+    /// when it has. So does one that is polled.
     pub fn arm(&mut self, now: Time) -> bool {
         let uplink_waits = self.uplink.as_ref().is_some_and(|uplink| uplink.readable);
         let mut more = uplink_waits && self.can_read_uplink();
@@ -238,7 +238,9 @@ impl Network {
                 Middle::Wire => false,
             };
             let busy = arm_port(port, held, on_wire && uplink_waits);
-            if busy || held {
+            // Nothing wakes a ring without kicks: its port is looked at in each turn, and after each short sleep.
+            let polled = self.polled.contains(index) && port.is_polled();
+            if busy || held || polled {
                 self.awake.insert(index);
             } else {
                 self.awake.remove(index);
@@ -288,6 +290,7 @@ impl Network {
         let polled = self.port(number).is_some_and(|port| port.is_polled());
         if let Some(index) = index_of(number).filter(|_| polled) {
             self.polled.insert(index);
+            self.wake(number);
         }
     }
 

@@ -23,6 +23,8 @@ use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 /// Longer than anything here takes on the busiest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const MOST_FDS: usize = 250;
+/// No file comes with SET_VRING_KICK: bit 8 of its word, in its second byte.
+pub(crate) const NO_FD: u8 = 1;
 
 /// `virtio-net-backend --control`, without a tap.
 pub(crate) struct Program {
@@ -376,6 +378,8 @@ impl Frontend {
             9 => self.rings[ring].parts = [long(8), long(24), long(16)].map(|at| self.guest(at)),
             // SET_VRING_BASE
             10 => self.begin(ring, u16::try_from(word(4)).expect("an index")),
+            // SET_VRING_KICK that says that there is none
+            12 if payload[1] & NO_FD != 0 => self.rings[ring].kick = None,
             // SET_VRING_KICK, SET_VRING_CALL
             12 => {
                 let kick = event();
@@ -467,10 +471,17 @@ impl Frontend {
         self.rings[number].made = made.wrapping_add(1);
     }
 
-    /// Kicks a ring: 0 is for what it receives, 1 for what it sends, 2 for commands.
+    /// Kicks a ring, unless the device said that it would look of its own accord: 0 is for what it receives, 1 for what
+    /// it sends, 2 for commands.
     pub(crate) fn kick(&self, ring: usize) {
-        let kick = self.rings[ring].kick.as_ref().expect("a kick fd");
-        rustix::io::write(kick, &1u64.to_ne_bytes()).expect("kicked");
+        if let Some(kick) = &self.rings[ring].kick {
+            rustix::io::write(kick, &1u64.to_ne_bytes()).expect("kicked");
+        }
+    }
+
+    /// Kicks a ring no more.
+    pub(crate) fn unkick(&mut self, ring: usize) {
+        self.rings[ring].kick = None;
     }
 
     /// The next entry of a used ring, when the device gave something back.

@@ -2,8 +2,10 @@
 //! the recorded one, and the rings that the messages describe must carry frames. Then the same through a death of the program.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::frontend::{Frontend, Line, Program, receive, trace, within};
+use crate::frontend::{Frontend, Line, NO_FD, Program, receive, trace, within};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
@@ -12,6 +14,7 @@ pub(crate) const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervis
 const CROSVM: &str = include_str!("../traces/crosvm.txt");
 const SET_FEATURES: u32 = 2;
 const SET_MEM_TABLE: u32 = 5;
+const SET_VRING_KICK: u32 = 12;
 const NET_SET_MTU: u32 = 20;
 const GET_INFLIGHT_FD: u32 = 31;
 const RESET_DEVICE: u32 = 34;
@@ -162,6 +165,64 @@ fn rings_may_be_told_before_their_memory() {
         guest.post();
     }
     exchange(&mut a, &mut b, 5);
+}
+
+/// The same, of a VMM that gives no kick: the ring is to be looked at again and again.
+fn unkicked(line: Line) -> Line {
+    match line {
+        Line::Says(SET_VRING_KICK, flags, mut payload) => {
+            payload[1] |= NO_FD;
+            Line::Says(SET_VRING_KICK, flags, payload)
+        }
+        line @ (Line::Says(..) | Line::Hears(..) | Line::Frames) => line,
+    }
+}
+
+#[test]
+fn rings_without_kicks_are_looked_at_however_long_they_were_quiet() {
+    let (mut program, mut a, mut b) = two_ports();
+    for line in set_up() {
+        a.replay(&unkicked(line.clone()));
+        b.replay(&line);
+    }
+    a.post();
+    b.post();
+    for _ in 0..4 {
+        exchange(&mut a, &mut b, 1);
+        // The process sleeps meanwhile, and nobody will wake it.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Nor is the ring forgotten while others let the process have no sleep.
+    program.add_port("c", MAC);
+    let mut c = program.frontend("c");
+    set_up().for_each(|line| c.replay(&line));
+    c.post();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                c.offer(&frame(0xc, 0xc, 0));
+                c.sent();
+            }
+        });
+        exchange(&mut a, &mut b, 10);
+        stop.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_kick_that_is_taken_from_a_running_ring_is_not_missed() {
+    let (_program, mut a, mut b) = two_guests();
+    exchange(&mut a, &mut b, 1);
+    for ring in [0u8, 1] {
+        let none = [ring, NO_FD, 0, 0, 0, 0, 0, 0];
+        assert!(a.ask(SET_VRING_KICK, &none, &[]));
+        a.unkick(ring.into());
+    }
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(5));
+        exchange(&mut a, &mut b, 1);
+    }
 }
 
 fn is_answer_to(line: &Line, kind: u32) -> bool {
