@@ -387,6 +387,31 @@ fn writes_are_logged_for_a_migration() {
 }
 
 #[test]
+fn a_used_ring_may_be_said_to_be_logged_anywhere() {
+    for features in [NET, NET.with(Features::EVENT_IDX)] {
+        for at in [u64::MAX, u64::MAX - 1, u64::MAX - 5, 1 << 63] {
+            let (mut device, mut rx, _) = device(features, 16);
+            let log = Arc::new(dirty::DirtyLog::new(
+                vm_memory::MmapRegion::new(4096).expect("mapping"),
+            ));
+            device.set_log(Some(Arc::clone(&log)));
+            rx.chain(0, &[(0x3_0000, 2000, WRITE)]);
+            let whole = frame(500);
+            let queue = device.rx(0).expect("runs");
+            queue.ring().set_log_used(Some(at));
+            queue.ring().disarm();
+            let given = queue.push(&Frame::new(&whole).expect("whole"));
+            assert_eq!(given, Ok(Received::Done), "{at:#x}");
+            queue.ring().publish();
+            assert_eq!(queue.ring().arm(), Ok(false), "{at:#x}");
+            assert_eq!(rx.used(), [(0, 512)]);
+            let marked = (0..MEMORY >> 12).filter(|page| log.is_marked(*page));
+            assert_eq!(marked.collect::<Vec<_>>(), [0x30], "{at:#x}");
+        }
+    }
+}
+
+#[test]
 fn what_was_not_written_is_not_logged_however_long_the_buffer() {
     let (mut device, mut rx, _) = device(NET, 16);
     let log = Arc::new(dirty::DirtyLog::new(
