@@ -506,11 +506,7 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
 /// Arms the queues of a port; true when one has something to do. Transmit queues of a port that is `held` for its rate
 /// are left alone; receive buffers are of interest while frames wait for them, here or (`wanted`) in the tap.
 fn arm_port(port: &mut Port, held: bool, wanted: bool) -> bool {
-    let waited_for = if wanted || port.has_backlog() {
-        port.awaited()
-    } else {
-        0
-    };
+    let waited_for = port.awaited(wanted);
     let mut busy = false;
     let mut failed = Vec::new();
     for_each_queue(port, |session, queue| {
