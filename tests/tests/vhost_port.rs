@@ -174,8 +174,9 @@ fn a_killed_backend_or_daemon_costs_a_transfer_nothing_but_a_moment() -> anyhow:
         transfers.go_on().with_context(|| netd.log())?;
     }
     // A ping every 20 ms: fifty are a second, and a VMM that has to come again is never faster than that. A busy machine
-    // may be slow once.
-    ensure!(losses.iter().min() < Some(&50), "{losses:?}");
+    // may be slow once in four.
+    losses.sort_unstable();
+    ensure!(losses[losses.len() / 2] < 50, "{losses:?}");
     transfers.end()
 }
 
