@@ -174,9 +174,58 @@ fn a_killed_backend_or_daemon_costs_a_transfer_nothing_but_a_moment() -> anyhow:
         transfers.go_on().with_context(|| netd.log())?;
     }
     // A ping every 20 ms: fifty are a second, and a VMM that has to come again is never faster than that. A busy machine
-    // may be slow once.
-    ensure!(losses.iter().min() < Some(&50), "{losses:?}");
+    // may be slow once in four.
+    losses.sort_unstable();
+    ensure!(losses[losses.len() / 2] < 50, "{losses:?}");
     transfers.end()
+}
+
+/// What is printed for other VMMs, of one queue pair and of several.
+#[test]
+fn the_lines_for_other_vmms_are_as_they_take_them() -> anyhow::Result<()> {
+    if !tool::ready("vhost_port::the_lines_for_other_vmms", &["nft"]) {
+        return Ok(());
+    }
+    let host = Ns::new("vlines")?;
+    let netd = Netd::start(&host)?;
+    for (kind, queues) in [
+        ("vhost-user", "1"),
+        ("vhost-user", "4"),
+        ("tap", "1"),
+        ("tap", "4"),
+    ] {
+        let name = format!("{kind}{queues}");
+        let ask = [
+            "port", "attach", "default", &name, "--kind", kind, "--queues", queues,
+        ];
+        let port = netd.json(&ask)?;
+        let text = |key: &str| port[key].as_str().unwrap_or_default().to_owned();
+        let (mac, socket, interface) = (text("mac"), text("socket"), text("interface"));
+        // It counts queues, two a pair.
+        let pairs = if queues == "4" { ",num_queues=8" } else { "" };
+        let (cloud_hypervisor, crosvm) = match kind {
+            // How many queues there are, crosvm asks the device.
+            "vhost-user" => (
+                format!(
+                    "--memory size=1G,shared=on --net vhost_user=true,socket={socket},mac={mac}{pairs}"
+                ),
+                format!("--vhost-user net,socket={socket}"),
+            ),
+            _ => (
+                format!("--net tap={interface},mac={mac}{pairs}"),
+                format!("--net tap-name={interface},mac={mac}"),
+            ),
+        };
+        for (format, line) in [("cloud-hypervisor", &cloud_hypervisor), ("crosvm", &crosvm)] {
+            let said = netd.vnet(&["port", "show", "default", &name, "-o", format])?;
+            assert_eq!(said.trim_end(), line, "{name}");
+        }
+        assert_eq!(
+            (&text("cloud_hypervisor"), &text("crosvm")),
+            (&cloud_hypervisor, &crosvm)
+        );
+    }
+    Ok(())
 }
 
 #[test]

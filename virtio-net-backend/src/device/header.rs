@@ -225,6 +225,17 @@ mod tests {
             NetHeader::checked(&raw, 3000, Features::default()),
             Err(BadHeader::NotNegotiated("csum"))
         );
+        let congested = NetHeader {
+            ecn: true,
+            ..tso4()
+        };
+        let raw = congested.encode();
+        assert_eq!(
+            NetHeader::checked(&raw, 3000, all),
+            Err(BadHeader::NotNegotiated("ecn"))
+        );
+        let all = all.with(Features::HOST_ECN);
+        assert_eq!(NetHeader::checked(&raw, 3000, all), Ok(congested));
     }
 
     #[test]

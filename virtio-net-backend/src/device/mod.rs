@@ -397,16 +397,24 @@ impl Device {
         &self.ctrl
     }
 
-    /// The receive pair for a frame: the one whose transmit queue last carried its flow, else one by hash among those
-    /// in use. Of `usable`, a bit a pair, the transport says which it lets carry frames: a queue that runs may be
-    /// disabled (vhost-user, «Ring states»). `None` when there is none.
+    /// Of `usable`, a bit a pair, the receive pairs that run and that the driver has in use. The transport says which it
+    /// lets carry frames: a queue that runs may be disabled (vhost-user, «Ring states»).
+    #[must_use]
+    pub fn receive_pairs(&self, usable: u32) -> u32 {
+        let running = self.rx.iter().zip(0u32..).filter(|(rx, _)| rx.is_some());
+        let pairs = usable & running.fold(0, |set, (_, pair)| set | 1 << pair);
+        if self.ctrl.is_running() {
+            pairs & ((1 << self.ctrl.pairs()) - 1)
+        } else {
+            pairs
+        }
+    }
+
+    /// The receive pair for a frame: the one whose transmit queue last carried its flow, else one by hash among
+    /// [`Device::receive_pairs`]. `None` when there is none.
     #[must_use]
     pub fn receive_pair(&self, head: &[u8], usable: u32) -> Option<u16> {
-        let running = self.rx.iter().zip(0u32..).filter(|(rx, _)| rx.is_some());
-        let mut pairs = usable & running.fold(0, |set, (_, pair)| set | 1 << pair);
-        if self.ctrl.is_running() {
-            pairs &= (1 << self.ctrl.pairs()) - 1;
-        }
+        let pairs = self.receive_pairs(usable);
         match pairs.count_ones() {
             0 => None,
             1 => u16::try_from(pairs.trailing_zeros()).ok(),

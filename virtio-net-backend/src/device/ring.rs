@@ -285,9 +285,7 @@ impl Ring {
                 .cast_mut()
                 .write_unaligned(entry.to_le())
         };
-        if let (Some(log), Some(at)) = (&self.log, self.log_used) {
-            log.mark(at + 2 * slot as u64, 8);
-        }
+        self.log_fields(slot, 4);
         if let Some(inflight) = &mut self.inflight {
             inflight.completed(chain.head);
         }
@@ -302,9 +300,7 @@ impl Ring {
         }
         self.published = new;
         self.used_field(1).store(new.to_le(), Ordering::Release);
-        if let (Some(log), Some(at)) = (&self.log, self.log_used) {
-            log.mark(at + 2, 2);
-        }
+        self.log_fields(1, 1);
         if let Some(inflight) = &mut self.inflight {
             inflight.published(new);
         }
@@ -331,10 +327,10 @@ impl Ring {
             let at = 2 + 4 * usize::from(self.size);
             self.used_field(at)
                 .store(self.next_avail.to_le(), Ordering::Relaxed);
-            self.log_field(at);
+            self.log_fields(at, 1);
         } else {
             self.used_field(0).store(0, Ordering::Relaxed);
-            self.log_field(0);
+            self.log_fields(0, 1);
         }
         // The wish must be visible before we look a last time (virtio 1.2, 2.7.10.1).
         fence(Ordering::SeqCst);
@@ -347,7 +343,7 @@ impl Ring {
         if !self.event_idx {
             self.used_field(0)
                 .store(NO_NOTIFY.to_le(), Ordering::Relaxed);
-            self.log_field(0);
+            self.log_fields(0, 1);
         }
     }
 
@@ -536,9 +532,14 @@ impl Ring {
         unsafe { &*self.used.add(index) }
     }
 
-    fn log_field(&self, index: usize) {
-        if let (Some(log), Some(at)) = (&self.log, self.log_used) {
-            log.mark(at + 2 * index as u64, 2);
+    /// Logs a write to so many 16-bit words of the used ring. The frontend says where that is, whatever that may be;
+    /// what is nowhere is beyond every log.
+    #[inline]
+    fn log_fields(&self, index: usize, count: u64) {
+        if let (Some(log), Some(used)) = (&self.log, self.log_used)
+            && let Some(at) = used.checked_add(2 * index as u64)
+        {
+            log.mark(at, 2 * count);
         }
     }
 }

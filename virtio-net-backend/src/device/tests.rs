@@ -231,6 +231,40 @@ fn a_busy_sink_leaves_the_frame_for_the_next_turn() {
 }
 
 #[test]
+fn buffers_are_used_in_the_order_in_which_they_were_made_available() {
+    let (mut device, mut rx, mut tx) = device(NET.with(Features::IN_ORDER), 16);
+    let heads = [9, 3, 12, 0, 6];
+    let order = |used: Vec<(u32, u32)>| used.iter().map(|(head, _)| *head).collect::<Vec<_>>();
+    for (at, head) in (0..).zip(heads) {
+        tx.write(DATA + 0x1000 * at, &frame(60));
+        tx.chain(head, &[(DATA + 0x1000 * at, 72, 0)]);
+        rx.chain(head, &[(DATA + 0x1_0000 + 0x1000 * at, 2000, WRITE)]);
+    }
+    // One that is no frame among them, and a sink that is full before it and after it.
+    tx.write(DATA + 0x2000, &[0xff; 12]);
+    let queue = device.tx(0).expect("runs");
+    for room in [1, 1, 9] {
+        let mut left = room;
+        let turn = queue.turn(64, |_| {
+            left -= 1;
+            if left < 0 { Sent::Busy } else { Sent::Done }
+        });
+        turn.expect("no fault");
+    }
+    queue.ring().publish();
+    assert_eq!(order(tx.used()), heads.map(u32::from));
+    // The second frame takes three of them.
+    let queue = device.rx(0).expect("runs");
+    for len in [60, 5000, 60] {
+        let whole = frame(len);
+        let given = queue.push(&Frame::new(&whole).expect("whole"));
+        assert_eq!(given, Ok(Received::Done));
+    }
+    queue.ring().publish();
+    assert_eq!(order(rx.used()), heads.map(u32::from));
+}
+
+#[test]
 fn a_queue_goes_on_elsewhere_from_where_it_stopped() {
     let (mut device, _, mut tx) = device(NET, 16);
     tx.write(DATA, &frame(60));
@@ -384,6 +418,31 @@ fn writes_are_logged_for_a_migration() {
         .filter(|page| log.is_marked(*page))
         .collect();
     assert_eq!(marked, [rx.used_at() >> 12, 0x30, 0x31]);
+}
+
+#[test]
+fn a_used_ring_may_be_said_to_be_logged_anywhere() {
+    for features in [NET, NET.with(Features::EVENT_IDX)] {
+        for at in [u64::MAX, u64::MAX - 1, u64::MAX - 5, 1 << 63] {
+            let (mut device, mut rx, _) = device(features, 16);
+            let log = Arc::new(dirty::DirtyLog::new(
+                vm_memory::MmapRegion::new(4096).expect("mapping"),
+            ));
+            device.set_log(Some(Arc::clone(&log)));
+            rx.chain(0, &[(0x3_0000, 2000, WRITE)]);
+            let whole = frame(500);
+            let queue = device.rx(0).expect("runs");
+            queue.ring().set_log_used(Some(at));
+            queue.ring().disarm();
+            let given = queue.push(&Frame::new(&whole).expect("whole"));
+            assert_eq!(given, Ok(Received::Done), "{at:#x}");
+            queue.ring().publish();
+            assert_eq!(queue.ring().arm(), Ok(false), "{at:#x}");
+            assert_eq!(rx.used(), [(0, 512)]);
+            let marked = (0..MEMORY >> 12).filter(|page| log.is_marked(*page));
+            assert_eq!(marked.collect::<Vec<_>>(), [0x30], "{at:#x}");
+        }
+    }
 }
 
 #[test]

@@ -219,7 +219,7 @@ impl Network {
     /// Asks all awake ports' drivers for kicks; true when there is something to do already, so that nobody sleeps.
     ///
     /// A port that waits for its rate stays awake and counts as having nothing to do: [`Network::rate_wait`] says
-    /// when it has.
+    /// when it has. So does one that is polled.
     pub fn arm(&mut self, now: Time) -> bool {
         let uplink_waits = self.uplink.as_ref().is_some_and(|uplink| uplink.readable);
         let mut more = uplink_waits && self.can_read_uplink();
@@ -238,7 +238,9 @@ impl Network {
                 Middle::Wire => false,
             };
             let busy = arm_port(port, held, on_wire && uplink_waits);
-            if busy || held {
+            // Nothing wakes a ring without kicks: its port is looked at in each turn, and after each short sleep.
+            let polled = self.polled.contains(index) && port.is_polled();
+            if busy || held || polled {
                 self.awake.insert(index);
             } else {
                 self.awake.remove(index);
@@ -288,6 +290,7 @@ impl Network {
         let polled = self.port(number).is_some_and(|port| port.is_polled());
         if let Some(index) = index_of(number).filter(|_| polled) {
             self.polled.insert(index);
+            self.wake(number);
         }
     }
 
@@ -503,11 +506,7 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
 /// Arms the queues of a port; true when one has something to do. Transmit queues of a port that is `held` for its rate
 /// are left alone; receive buffers are of interest while frames wait for them, here or (`wanted`) in the tap.
 fn arm_port(port: &mut Port, held: bool, wanted: bool) -> bool {
-    let waited_for = if wanted || port.has_backlog() {
-        port.awaited()
-    } else {
-        0
-    };
+    let waited_for = port.awaited(wanted);
     let mut busy = false;
     let mut failed = Vec::new();
     for_each_queue(port, |session, queue| {

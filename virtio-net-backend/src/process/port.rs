@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::backlog::Backlog;
 use super::faults::Faults;
-use crate::device::{Credit, Fault, Frame, Received, Settings, cost};
+use crate::device::{Credit, Fault, Frame, MAX_PAIRS, Received, Settings, cost};
 use crate::transport::finish::Finisher;
 use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
@@ -224,12 +224,11 @@ impl Port {
         !self.backlog.is_empty()
     }
 
-    /// Whether the driver has buffers for a frame, so that one may be fetched for it.
+    /// Whether the driver has buffers for a frame, so that one may be fetched for it. Of several pairs one is enough:
+    /// which one a frame is for is not known before it is there.
     pub fn has_buffers(&mut self) -> bool {
-        if !self.backlog.is_empty() {
-            return false;
-        }
-        pairs_of(self.awaited()).any(|pair| self.has_buffers_in(pair))
+        let usable = self.session.as_ref().map_or(0, usable);
+        pairs_of(usable).any(|pair| !self.backlog.waits_for(pair) && self.has_buffers_in(pair))
     }
 
     fn has_buffers_in(&mut self, pair: u16) -> bool {
@@ -247,20 +246,25 @@ impl Port {
         }
     }
 
-    /// The receive pairs whose buffers are waited for, a bit each: where the first frame of the backlog goes, else all
-    /// that can be used. Buffers elsewhere do not help that frame.
+    /// The receive pairs whose buffers are waited for, a bit each: those that frames wait for, and all that can be used
+    /// when more frames are `wanted`. Buffers elsewhere do not help what waits.
     #[must_use]
-    pub fn awaited(&self) -> u32 {
-        let Some(session) = &self.session else {
-            return 0;
-        };
-        let usable = usable(session);
-        match self.backlog.first() {
-            Some(frame) => session
-                .device_ref()
-                .receive_pair(frame.head(), usable)
-                .map_or(0, |pair| 1 << pair),
-            None => usable,
+    pub fn awaited(&self, wanted: bool) -> u32 {
+        let usable = self.session.as_ref().map_or(0, usable);
+        let waiting = pairs_of(u32::MAX).filter_map(|pair| {
+            let frame = self.backlog.first(pair)?;
+            self.pair_now(pair, &frame)
+        });
+        waiting.fold(if wanted { usable } else { 0 }, |set, pair| set | 1 << pair)
+    }
+
+    /// The pair for a frame that waits for `pair`: still that one, unless it can be used no more.
+    fn pair_now(&self, pair: u16, frame: &Frame<'_>) -> Option<u16> {
+        let session = self.session.as_ref()?;
+        if usable(session) >> pair & 1 == 1 {
+            Some(pair)
+        } else {
+            self.pair_of(frame)
         }
     }
 
@@ -272,8 +276,8 @@ impl Port {
             self.counters.rx_link_down += 1;
         } else if !frame.is_plain() && !self.takes(frame) {
             self.finish(frame, credit);
-        } else if !self.backlog.is_empty() || !self.push(frame) {
-            self.wait(frame);
+        } else {
+            self.put(frame);
         }
     }
 
@@ -298,11 +302,18 @@ impl Port {
         }
         let mut backlog = std::mem::take(&mut self.backlog);
         let credit = Credit::new(budget);
-        let count = backlog.drain(|frame| {
-            let taken = credit.left() > 0 && self.push(frame);
-            credit.spend(cost(frame.len(), 0));
-            taken
-        });
+        let mut count = 0;
+        for offset in 0..MAX_PAIRS {
+            // As with what it sends, each is the first in its turn.
+            let pair = (self.first_pair + offset) % MAX_PAIRS;
+            count += backlog.drain(pair, |frame| {
+                let taken = credit.left() > 0 && self.push(self.pair_now(pair, frame), frame);
+                if taken {
+                    credit.spend(cost(frame.len(), 0));
+                }
+                taken
+            });
+        }
         self.backlog = backlog;
         count
     }
@@ -334,13 +345,26 @@ impl Port {
         }
     }
 
-    /// Puts a finished frame into the driver's buffers; false when there are none.
+    /// Puts a finished frame into the driver's buffers, or behind others that wait for them; false when there is no
+    /// room, and it is dropped.
     #[inline]
-    fn push(&mut self, frame: &Frame<'_>) -> bool {
-        let pair = self.session.as_ref().and_then(|session| {
-            let device = session.device_ref();
-            device.receive_pair(frame.head(), usable(session))
-        });
+    fn put(&mut self, frame: &Frame<'_>) -> bool {
+        let pair = self.pair_of(frame);
+        let behind = pair.filter(|pair| self.backlog.waits_for(*pair));
+        (behind.is_none() && self.push(pair, frame)) || self.wait(pair, frame)
+    }
+
+    /// The pair that a frame is for.
+    #[inline]
+    fn pair_of(&self, frame: &Frame<'_>) -> Option<u16> {
+        let session = self.session.as_ref()?;
+        let device = session.device_ref();
+        device.receive_pair(frame.head(), enabled(session))
+    }
+
+    /// Puts a finished frame into the buffers of a pair; false when there are none.
+    #[inline]
+    fn push(&mut self, pair: Option<u16>, frame: &Frame<'_>) -> bool {
         let (Some(session), Some(pair)) = (&mut self.session, pair) else {
             self.counters.rx_no_driver += 1;
             return true;
@@ -368,8 +392,8 @@ impl Port {
     }
 
     /// False when there is no room, and it is dropped.
-    fn wait(&mut self, frame: &Frame<'_>) -> bool {
-        let kept = self.backlog.push(frame);
+    fn wait(&mut self, pair: Option<u16>, frame: &Frame<'_>) -> bool {
+        let kept = pair.is_some_and(|pair| self.backlog.push(pair, frame));
         self.counters.rx_no_buffers += u64::from(!kept);
         kept
     }
@@ -393,7 +417,7 @@ impl Port {
         let finished = finisher.finish(frame, features.unwrap_or_default(), |frame| {
             credit.spend(cost(frame.len(), 0));
             // No room is made before the turn ends: when there is none, the rest would be cut for nothing.
-            (self.backlog.is_empty() && self.push(frame)) || self.wait(frame)
+            self.put(frame)
         });
         self.finisher = finisher;
         match finished {
@@ -405,11 +429,16 @@ impl Port {
 
 /// The receive pairs that may carry frames, a bit each.
 fn usable(session: &Session) -> u32 {
+    session.device_ref().receive_pairs(enabled(session))
+}
+
+/// The receive pairs that the frontend lets carry frames.
+fn enabled(session: &Session) -> u32 {
     let enabled = (0..session.queues() / 2).filter(|pair| session.is_enabled(2 * pair));
     enabled.fold(0, |set, pair| set | 1 << pair)
 }
 
 /// The pairs of a set.
 fn pairs_of(set: u32) -> impl Iterator<Item = u16> {
-    (0..crate::device::MAX_PAIRS).filter(move |pair| set >> pair & 1 == 1)
+    (0..MAX_PAIRS).filter(move |pair| set >> pair & 1 == 1)
 }

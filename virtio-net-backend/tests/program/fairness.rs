@@ -18,14 +18,14 @@ const HEADER: usize = 12;
 const SMALLEST: u16 = 48;
 
 /// A switch and its guests, `a` first; each takes no offloads.
-struct Lab {
-    network: Network,
-    guests: Vec<Frontend>,
+pub(crate) struct Lab {
+    pub(crate) network: Network,
+    pub(crate) guests: Vec<Frontend>,
     now: u64,
 }
 
 impl Lab {
-    fn new(ports: Vec<switch::Port>) -> Self {
+    pub(crate) fn new(ports: Vec<switch::Port>) -> Self {
         let mut lab = Self {
             network: Network::new(Middle::Switch(Box::new(Switch::new(64, 7))), None),
             guests: Vec::new(),
@@ -38,6 +38,15 @@ impl Lab {
     }
 
     fn plug(&mut self, port: switch::Port) {
+        let lines = trace(CLOUD_HYPERVISOR);
+        let lines = lines.iter().take_while(|line| **line != Line::Frames);
+        let lines: Vec<Line> = lines.map(plain).collect();
+        self.plug_with(port, 1, &lines);
+        self.guests.last_mut().expect("plugged").post();
+    }
+
+    /// A guest of so many queue pairs, whose VMM says this. It has posted nothing.
+    pub(crate) fn plug_with(&mut self, port: switch::Port, queue_pairs: u16, lines: &[Line]) {
         let Middle::Switch(switch) = self.network.middle() else {
             panic!("a switch");
         };
@@ -47,7 +56,7 @@ impl Lab {
         let settings = Settings {
             mac: [0x52, 0x54, 0, 0, 0, 0xc1],
             mtu: None,
-            queue_pairs: 1,
+            queue_pairs,
             own_control_queue: false,
             withheld: virtio_net_backend::device::Features::default(),
         };
@@ -55,19 +64,17 @@ impl Lab {
         port.open(theirs).expect("opened");
         self.network.insert(number, port);
         let mut guest = Frontend::new(ours);
-        let lines = trace(CLOUD_HYPERVISOR);
-        for line in lines.iter().take_while(|line| **line != Line::Frames) {
-            guest.replay(&plain(line));
+        for line in lines {
+            guest.replay(line);
             let port = self.network.port(number).expect("there");
             let session = port.session.as_mut().expect("open");
             session.serve(|_| ()).expect("served");
         }
-        guest.post();
         self.guests.push(guest);
     }
 
     /// One turn, all ports awake.
-    fn turn(&mut self) -> usize {
+    pub(crate) fn turn(&mut self) -> usize {
         for number in 0..u16::try_from(self.guests.len()).expect("few") {
             self.network.wake(number);
         }
@@ -98,7 +105,7 @@ impl Lab {
 }
 
 /// A driver that takes nothing unfinished.
-fn plain(line: &Line) -> Line {
+pub(crate) fn plain(line: &Line) -> Line {
     match line {
         Line::Says(SET_FEATURES, flags, payload) => {
             let features = u64::from_le_bytes(*payload.first_chunk().expect("whole"));

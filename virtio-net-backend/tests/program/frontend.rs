@@ -23,6 +23,8 @@ use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 /// Longer than anything here takes on the busiest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const MOST_FDS: usize = 250;
+/// No file comes with SET_VRING_KICK: bit 8 of its word, in its second byte.
+pub(crate) const NO_FD: u8 = 1;
 
 /// `virtio-net-backend --control`, without a tap.
 pub(crate) struct Program {
@@ -231,7 +233,7 @@ pub(crate) struct Frontend {
     memory: Option<GuestMemoryMmap>,
     /// Guest address, length, address in the VMM.
     regions: Vec<[u64; 3]>,
-    rings: [Ring; 3],
+    rings: [Ring; 4],
     /// The guest's memory, when it is one file.
     file: Option<OwnedFd>,
     inflight: Option<OwnedFd>,
@@ -250,6 +252,8 @@ const TX_BUFFERS: u64 = 0x60_0000;
 /// Where a command is, and behind it the place for its answer.
 const COMMAND: u64 = 0x70_0000;
 const ANSWER: u64 = 0x70_1000;
+/// How far apart the buffers of two queue pairs are.
+const PAIR: u64 = 0x8_0000;
 /// Receive buffers that the device has.
 const POSTED: u16 = 64;
 const WRITABLE: u16 = 2;
@@ -257,6 +261,11 @@ const INDIRECT: u16 = 4;
 /// Where packets of any length are, and how far apart.
 const PACKETS: u64 = 0x100_0000;
 const PACKET: u64 = 0x2_0000;
+
+/// Where a buffer of a queue pair is.
+fn buffer(first: u64, pair: usize, slot: u64) -> u64 {
+    first + pair as u64 * PAIR + slot * u64::from(BUFFER)
+}
 
 impl Frontend {
     pub(crate) fn new(stream: UnixStream) -> Self {
@@ -376,6 +385,8 @@ impl Frontend {
             9 => self.rings[ring].parts = [long(8), long(24), long(16)].map(|at| self.guest(at)),
             // SET_VRING_BASE
             10 => self.begin(ring, u16::try_from(word(4)).expect("an index")),
+            // SET_VRING_KICK that says that there is none
+            12 if payload[1] & NO_FD != 0 => self.rings[ring].kick = None,
             // SET_VRING_KICK, SET_VRING_CALL
             12 => {
                 let kick = event();
@@ -467,10 +478,17 @@ impl Frontend {
         self.rings[number].made = made.wrapping_add(1);
     }
 
-    /// Kicks a ring: 0 is for what it receives, 1 for what it sends, 2 for commands.
+    /// Kicks a ring, unless the device said that it would look of its own accord: 0 is for what it receives, 1 for what
+    /// it sends, 2 for commands.
     pub(crate) fn kick(&self, ring: usize) {
-        let kick = self.rings[ring].kick.as_ref().expect("a kick fd");
-        rustix::io::write(kick, &1u64.to_ne_bytes()).expect("kicked");
+        if let Some(kick) = &self.rings[ring].kick {
+            rustix::io::write(kick, &1u64.to_ne_bytes()).expect("kicked");
+        }
+    }
+
+    /// Kicks a ring no more.
+    pub(crate) fn unkick(&mut self, ring: usize) {
+        self.rings[ring].kick = None;
     }
 
     /// The next entry of a used ring, when the device gave something back.
@@ -493,12 +511,18 @@ impl Frontend {
 
     /// Gives back the first of its receive buffers, all of which were seen.
     pub(crate) fn post_again(&mut self, count: u16) {
+        self.post_to(0, count);
+    }
+
+    /// The same, for a queue pair.
+    pub(crate) fn post_to(&mut self, pair: usize, count: u16) {
+        let ring = 2 * pair + RX;
         for _ in 0..count {
-            let slot = self.rings[RX].made % POSTED;
-            let at = RX_BUFFERS + u64::from(slot) * u64::from(BUFFER);
-            self.make_available(RX, slot, at, BUFFER, WRITABLE);
+            let slot = self.rings[ring].made % POSTED;
+            let at = buffer(RX_BUFFERS, pair, slot.into());
+            self.make_available(ring, slot, at, BUFFER, WRITABLE);
         }
-        self.kick(RX);
+        self.kick(ring);
     }
 
     /// Makes a frame available to the device, and says so.
@@ -509,14 +533,19 @@ impl Frontend {
 
     /// The same in one of the descriptors, without saying so.
     pub(crate) fn lay(&mut self, slot: u16, frame: &[u8]) {
+        self.lay_in(0, slot, frame);
+    }
+
+    /// The same, by a queue pair.
+    pub(crate) fn lay_in(&mut self, pair: usize, slot: u16, frame: &[u8]) {
         let packet = [&[0; HEADER], frame].concat();
         let memory = self.memory.as_ref().expect("mapped");
-        let at = TX_BUFFERS + u64::from(slot) * u64::from(BUFFER);
+        let at = buffer(TX_BUFFERS, pair, slot.into());
         memory
             .write_slice(&packet, GuestAddress(at))
             .expect("written");
         let len = u32::try_from(packet.len()).expect("short");
-        self.make_available(TX, slot, at, len, 0);
+        self.make_available(2 * pair + TX, slot, at, len, 0);
     }
 
     /// Makes a packet available as it is, header and all, without saying so: `slot` is the descriptor, and also says where
@@ -562,14 +591,18 @@ impl Frontend {
 
     /// The next frame that comes. Its buffer is the device's again at the next [`Frontend::post`].
     pub(crate) fn next(&mut self) -> Vec<u8> {
-        let [slot, len] = within("a frame", || self.take_used(RX));
+        within("a frame", || self.come_by(0))
+    }
+
+    /// The next frame that has come by a queue pair.
+    pub(crate) fn come_by(&mut self, pair: usize) -> Option<Vec<u8>> {
+        let [slot, len] = self.take_used(2 * pair + RX)?;
         self.last_slot = Some(slot);
-        let at = RX_BUFFERS + u64::from(slot) * u64::from(BUFFER);
+        let at = GuestAddress(buffer(RX_BUFFERS, pair, slot.into()));
         let mut packet = vec![0; len as usize];
         let memory = self.memory.as_ref().expect("mapped");
-        let at = GuestAddress(at);
         memory.read_slice(&mut packet, at).expect("read");
-        packet.split_off(HEADER)
+        Some(packet.split_off(HEADER))
     }
 
     /// In which buffer the last frame came, in the order in which the device got them.

@@ -3,4 +3,5 @@
 mod fairness;
 mod frontend;
 mod hostile;
+mod pairs;
 mod replay;

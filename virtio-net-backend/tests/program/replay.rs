@@ -1,9 +1,14 @@
 //! What VMMs say, word by word: their recorded messages against the real program, over its real sockets. Every answer must be
 //! the recorded one, and the rings that the messages describe must carry frames. Then the same through a death of the program.
 
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::frontend::{Frontend, Line, Program, receive, trace, within};
+use crate::frontend::{Frontend, Line, NO_FD, PATIENCE, Program, receive, trace, within};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
@@ -12,7 +17,11 @@ pub(crate) const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervis
 const CROSVM: &str = include_str!("../traces/crosvm.txt");
 const SET_FEATURES: u32 = 2;
 const SET_MEM_TABLE: u32 = 5;
+const SET_VRING_KICK: u32 = 12;
+const SET_VRING_ERR: u32 = 14;
+const SEND_RARP: u32 = 19;
 const NET_SET_MTU: u32 = 20;
+const SET_BACKEND_REQ_FD: u32 = 21;
 const GET_INFLIGHT_FD: u32 = 31;
 const RESET_DEVICE: u32 = 34;
 const ADD_MEM_REG: u32 = 37;
@@ -162,6 +171,64 @@ fn rings_may_be_told_before_their_memory() {
         guest.post();
     }
     exchange(&mut a, &mut b, 5);
+}
+
+/// The same, of a VMM that gives no kick: the ring is to be looked at again and again.
+fn unkicked(line: Line) -> Line {
+    match line {
+        Line::Says(SET_VRING_KICK, flags, mut payload) => {
+            payload[1] |= NO_FD;
+            Line::Says(SET_VRING_KICK, flags, payload)
+        }
+        line @ (Line::Says(..) | Line::Hears(..) | Line::Frames) => line,
+    }
+}
+
+#[test]
+fn rings_without_kicks_are_looked_at_however_long_they_were_quiet() {
+    let (mut program, mut a, mut b) = two_ports();
+    for line in set_up() {
+        a.replay(&unkicked(line.clone()));
+        b.replay(&line);
+    }
+    a.post();
+    b.post();
+    for _ in 0..4 {
+        exchange(&mut a, &mut b, 1);
+        // The process sleeps meanwhile, and nobody will wake it.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Nor is the ring forgotten while others let the process have no sleep.
+    program.add_port("c", MAC);
+    let mut c = program.frontend("c");
+    set_up().for_each(|line| c.replay(&line));
+    c.post();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                c.offer(&frame(0xc, 0xc, 0));
+                c.sent();
+            }
+        });
+        exchange(&mut a, &mut b, 10);
+        stop.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_kick_that_is_taken_from_a_running_ring_is_not_missed() {
+    let (_program, mut a, mut b) = two_guests();
+    exchange(&mut a, &mut b, 1);
+    for ring in [0u8, 1] {
+        let none = [ring, NO_FD, 0, 0, 0, 0, 0, 0];
+        assert!(a.ask(SET_VRING_KICK, &none, &[]));
+        a.unkick(ring.into());
+    }
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(5));
+        exchange(&mut a, &mut b, 1);
+    }
 }
 
 fn is_answer_to(line: &Line, kind: u32) -> bool {
@@ -416,4 +483,52 @@ fn it_is_told_why_a_ring_stopped() {
             .map(str::to_owned)
     });
     assert_eq!(told, "available index jumped");
+}
+
+#[test]
+fn a_vmm_is_told_that_a_ring_stopped() {
+    let (_program, mut a, mut b) = two_guests();
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    let error = eventfd(0, flags).expect("eventfd");
+    let told = || rustix::io::read(&error, &mut [0; 8]).ok();
+    assert!(a.ask(SET_VRING_ERR, &1u64.to_le_bytes(), &[error.as_fd()]));
+    exchange(&mut a, &mut b, 1);
+    assert_eq!(told(), None);
+    a.jump();
+    assert_eq!(within("a word of the error", told), 8);
+}
+
+#[test]
+fn a_guest_that_cannot_announce_itself_is_announced() {
+    let (_program, mut a, mut b) = two_guests();
+    let mac = [0x52, 0x54, 0, 0, 0, 0xc1];
+    assert!(a.ask(SEND_RARP, &[&mac[..], &[0; 2]].concat(), &[]));
+    // To all, from it: a request that asks for the address of the one who asks (RFC 903).
+    let mut request = vec![0xff; 6];
+    request.extend(mac);
+    request.extend([0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    for protocol_address in [[0; 4]; 2] {
+        request.extend(mac);
+        request.extend(protocol_address);
+    }
+    request.resize(60, 0);
+    assert_eq!(b.next(), request);
+}
+
+#[test]
+fn a_vmm_is_told_that_the_cable_was_pulled() {
+    let (mut program, mut a, _b) = two_guests();
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+    ours.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    assert!(a.ask(SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]));
+    for up in [false, false, true] {
+        program.done(&json!({ "op": "set-link", "name": "a", "up": up }), &[]);
+    }
+    // The process alone has the other end.
+    drop((theirs, program));
+    let mut said = Vec::new();
+    ours.read_to_end(&mut said).expect("read");
+    // VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, version 1, nothing behind it; once for each change.
+    let config_change = [2u32, 1, 0].map(u32::to_le_bytes);
+    assert_eq!(said, config_change.as_flattened().repeat(2));
 }

@@ -58,6 +58,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::device::steer::Flows;
 use crate::device::{Device, Fault, Features, Frame, Memory, Received, Refused, Sent, Settings};
 pub use link::{Link, Next};
 use registers::{Registers, Written, offset};
@@ -238,14 +239,25 @@ impl Path<'_> {
     /// Hands up to `budget` frames of each queue pair to `sink`; says how many it took. Serves the control queue too.
     pub fn take(&mut self, budget: usize, mut sink: impl FnMut(&Frame<'_>) -> Sent) -> usize {
         let mut taken = 0;
-        for pair in 0..self.registers.pairs() {
+        let pairs = self.registers.pairs();
+        for pair in 0..pairs {
             let Some(tx) = self.registers.device.tx(pair) else {
                 continue;
             };
             tx.ring().disarm();
-            match tx.turn(budget, &mut sink) {
+            let mut flows = Flows::default();
+            let turn = tx.turn(budget, |frame| {
+                if pairs > 1 {
+                    flows.note(frame.head());
+                }
+                sink(frame)
+            });
+            match turn {
                 Ok(turn) => taken += turn.frames + turn.malformed,
                 Err(fault) => self.fail(fault),
+            }
+            if pairs > 1 {
+                self.registers.device.sent_by(&flows, pair);
             }
         }
         match self.registers.device.serve_control() {

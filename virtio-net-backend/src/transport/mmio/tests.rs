@@ -11,14 +11,16 @@ const SIZE_OF_RING: u16 = 16;
 const RX: u16 = 0;
 const TX: u16 = 1;
 const CONTROL: u16 = 2;
+/// With a second pair, whose queues follow the first one's.
+const QUEUES: usize = 4;
 
 /// What the driver keeps, so that it can go on with another card over the same memory.
 #[derive(Clone)]
 struct Driver {
     nic: Nic,
     memory: Arc<Memory>,
-    made: [u16; 3],
-    seen: [u16; 3],
+    made: [u16; QUEUES],
+    seen: [u16; QUEUES],
 }
 
 fn settings() -> Settings {
@@ -44,12 +46,16 @@ fn place(queue: u16) -> [u64; 4] {
 
 impl Driver {
     fn new(memory: &Arc<Memory>) -> Self {
-        let nic = Nic::new(&settings(), Arc::clone(memory)).unwrap();
+        Self::of(&settings(), memory)
+    }
+
+    fn of(settings: &Settings, memory: &Arc<Memory>) -> Self {
+        let nic = Nic::new(settings, Arc::clone(memory)).unwrap();
         Self {
             nic,
             memory: Arc::clone(memory),
-            made: [0; 3],
-            seen: [0; 3],
+            made: [0; QUEUES],
+            seen: [0; QUEUES],
         }
     }
 
@@ -101,7 +107,7 @@ impl Driver {
     }
 
     fn start_with(&mut self, features: Features) {
-        (self.made, self.seen) = ([0; 3], [0; 3]);
+        (self.made, self.seen) = ([0; QUEUES], [0; QUEUES]);
         self.set(offset::STATUS, 0);
         for queue in [RX, TX, CONTROL] {
             let [_, available, used, _] = place(queue);
@@ -267,6 +273,49 @@ fn a_driver_that_rings_when_it_is_asked_is_served_to_the_last_frame_and_command(
         assert_eq!(driver.received(), [vec![round; 64]]);
     }
     assert_eq!(link.dropped(), 0);
+}
+
+/// A UDP datagram, with the header before it.
+fn datagram(from: (u8, u8), to: (u8, u8)) -> Vec<u8> {
+    let mut packet = vec![0; 12 + 60];
+    let frame = &mut packet[12..];
+    frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+    frame[23] = 17;
+    (frame[29], frame[33]) = (from.0, to.0);
+    (frame[35], frame[37]) = (from.1, to.1);
+    packet
+}
+
+#[test]
+fn an_answer_comes_by_the_pair_that_asked() {
+    let settings = Settings {
+        queue_pairs: 2,
+        ..settings()
+    };
+    let mut driver = Driver::of(&settings, &memory());
+    // A driver that takes the pairs as they are: all that run are in use.
+    driver.start();
+    let second = [RX, TX].map(|queue| queue + 2);
+    second.iter().for_each(|queue| driver.set_queue(*queue));
+    let (near, mut far) = Channel::pair();
+    let mut link = Link::new(driver.nic.clone(), near);
+    settle(&mut link);
+    for round in 0..2 * SIZE_OF_RING {
+        let pair = round / 2 % 2;
+        let (asker, asked) = ((1, round as u8), (2, 53));
+        driver.make(2 * pair + TX, &datagram(asker, asked), false);
+        settle(&mut link);
+        assert!(far.receive(&mut [0; 128]).unwrap().is_some());
+        for queue in [RX, second[0]] {
+            driver.make(queue, &[0; 1600], true);
+        }
+        let before = [RX, second[0]].map(|queue| driver.used(queue));
+        far.send(&Frame::new(&datagram(asked, asker)).unwrap());
+        settle(&mut link);
+        let came = [RX, second[0]].map(|queue| driver.used(queue));
+        let given = [came[0] - before[0], came[1] - before[1]];
+        assert_eq!(given, [1 - pair, pair], "round {round}");
+    }
 }
 
 #[test]
@@ -512,7 +561,7 @@ fn one_queue_is_reset_alone() {
             .write_slice(&[0; 64], GuestAddress(ring))
             .unwrap();
     }
-    driver.made = [0; 3];
+    driver.made = [0; QUEUES];
     driver.set_queue(TX);
     driver.send(2);
     assert_eq!(taken(&driver.nic), [2]);
