@@ -68,6 +68,18 @@ impl Tap {
         Ok(tap)
     }
 
+    /// An fd that takes frames and knows no request of a tap, for tests.
+    #[cfg(test)]
+    pub(crate) fn pretended(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            name: String::new(),
+            uso: false,
+            refused: 0,
+            scratch: Vec::new(),
+        }
+    }
+
     /// Linux before 6.2 refuses the whole set when USO is in it.
     fn probe_uso(&self) -> io::Result<bool> {
         let with_uso = libc::TUN_F_CSUM | USO;
@@ -145,6 +157,11 @@ impl Tap {
         request.ifr_ifru.ifru_flags = interface_flags(&self.name)?
             | libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
         interface_ioctl(libc::SIOCSIFFLAGS, &mut request)
+    }
+
+    /// Frames that it refused to someone who writes for us.
+    pub(super) fn refuse(&mut self, frames: u32) {
+        self.refused += u64::from(frames);
     }
 
     fn set_int(&self, code: libc::c_ulong, value: libc::c_int) -> io::Result<()> {

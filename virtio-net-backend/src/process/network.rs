@@ -15,7 +15,7 @@ use crate::device::frame::MAX_FRAME;
 use crate::device::header::HEADER_LEN;
 use crate::device::steer::Flows;
 use crate::device::{Credit, Features, Frame, Sent, cost};
-use crate::port::{FramePort, Tap};
+use crate::port::{Batch, FramePort as _, Tap};
 use crate::switch::{MAX_PORTS, PortIndex, PortSet, Switch, Time};
 
 /// Work for one port in one turn, in small frames.
@@ -43,6 +43,8 @@ pub struct Uplink {
     pub sent: u64,
     /// Frames read from it.
     pub received: u64,
+    /// Frames for it, of this turn.
+    batch: Batch,
     /// What its turns may still do.
     credit: i64,
 }
@@ -57,8 +59,31 @@ impl Uplink {
             readable: true,
             sent: 0,
             received: 0,
+            batch: Batch::new(),
             credit: 0,
         }
+    }
+
+    /// Sends a frame, at the latest with the next [`Uplink::flush`].
+    #[inline]
+    pub fn send(&mut self, frame: &Frame<'_>) -> Sent {
+        let sent = self.batch.send(&mut self.tap, frame);
+        self.sent += u64::from(sent == Sent::Done);
+        sent
+    }
+
+    /// Hands to the tap what was gathered for it.
+    pub fn flush(&mut self) {
+        if self.has_waiting() {
+            self.batch.flush(&mut self.tap);
+        }
+    }
+
+    /// Whether frames wait that count as sent. Between turns these are frames for which the tap had no room, and it must
+    /// be tried again.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.batch.is_empty()
     }
 }
 
@@ -178,6 +203,7 @@ impl Network {
     /// Moves frames once around; how many.
     pub fn turn(&mut self, now: Time) -> usize {
         let mut moved = 0;
+        self.flush_uplink();
         let before = self.sent_up();
         let (awake, first) = (self.awake, self.first);
         let from_first = awake.iter().skip_while(|index| index.index() < first);
@@ -212,6 +238,12 @@ impl Network {
         any
     }
 
+    fn flush_uplink(&mut self) {
+        if let Some(uplink) = &mut self.uplink {
+            uplink.flush();
+        }
+    }
+
     fn sent_up(&self) -> u64 {
         self.uplink.as_ref().map_or(0, |uplink| uplink.sent)
     }
@@ -223,6 +255,7 @@ impl Network {
     pub fn arm(&mut self, now: Time) -> bool {
         let uplink_waits = self.uplink.as_ref().is_some_and(|uplink| uplink.readable);
         let mut more = uplink_waits && self.can_read_uplink();
+        more |= self.uplink.as_ref().is_some_and(Uplink::has_waiting);
         let on_wire = matches!(self.middle, Middle::Wire);
         let mut looked_at = self.awake;
         if on_wire && uplink_waits {
@@ -307,6 +340,7 @@ impl Network {
                 now,
             };
             paths.forward(number, &frame);
+            self.flush_uplink();
             self.flush();
         }
     }
@@ -475,6 +509,8 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
         } else {
             port.counters.tx_link_down += lost;
         }
+        // What the driver gets back has left, so that a successor need not know of it.
+        paths.flush_uplink();
         let interrupt = tx.ring().publish();
         match turn {
             Ok(turn) => {

@@ -3,7 +3,6 @@
 use super::network::{Middle, Uplink};
 use super::port::Port;
 use crate::device::{Credit, Frame, Sent, cost};
-use crate::port::FramePort as _;
 use crate::switch::{Egress, PortIndex, PortSet, Time};
 
 /// Where a frame can go: all that a port's own turn does not hold.
@@ -77,12 +76,17 @@ impl Paths<'_> {
     }
 
     fn send_uplink(&mut self, frame: &Frame<'_>) -> Sent {
-        let Some(uplink) = self.uplink else {
-            return Sent::Done;
-        };
-        let sent = uplink.tap.send(frame);
-        uplink.sent += u64::from(sent == Sent::Done);
-        sent
+        match self.uplink {
+            Some(uplink) => uplink.send(frame),
+            None => Sent::Done,
+        }
+    }
+
+    /// Hands to the tap what was sent to it.
+    pub(super) fn flush_uplink(&mut self) {
+        if let Some(uplink) = self.uplink {
+            uplink.flush();
+        }
     }
 
     #[inline]

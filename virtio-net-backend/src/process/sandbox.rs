@@ -15,6 +15,8 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use crate::port::batch::ENTER_REGISTERED;
+
 /// Gives up everything that is not needed any more. Sockets are found by their file names in `directory` from here on.
 ///
 /// The process becomes `user`, when one is given: then names in `directory` can be made and removed only if it is that
@@ -158,6 +160,7 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
     // A panic ends the process by a signal to itself.
     let us = std::process::id().into();
     rules.insert(libc::SYS_tgkill, vec![is(0, us)?]);
+    rules.insert(libc::SYS_io_uring_enter, vec![registered_ring()?]);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![never_executable()?]);
     }
@@ -184,6 +187,15 @@ fn filter() -> Result<BpfProgram, seccompiler::Error> {
 fn is(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::Error> {
     let condition =
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+/// The fourth argument has the flag for a ring that this thread registered. None can be registered any more, so a ring
+/// that came from a frontend, with leave to open files in our name, is never entered.
+fn registered_ring() -> Result<SeccompRule, seccompiler::Error> {
+    let flag = u64::from(ENTER_REGISTERED);
+    let has = SeccompCmpOp::MaskedEq(flag);
+    let condition = SeccompCondition::new(3, SeccompCmpArgLen::Dword, has, flag)?;
     Ok(SeccompRule::new(vec![condition])?)
 }
 
@@ -215,6 +227,51 @@ mod tests {
             )
         });
         assert_eq!(outcome.join().expect("ran"), (true, true, true, true));
+    }
+
+    #[test]
+    fn a_filtered_thread_keeps_its_ring_and_enters_no_other() {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, recv, socketpair};
+
+        use crate::device::{Frame, header::HEADER_LEN};
+        use crate::port::{Batch, Tap};
+
+        let outcome = std::thread::spawn(|| {
+            let mut batch = Batch::new();
+            if !batch.has_ring() {
+                eprintln!("skipped: no io_uring here");
+                return None;
+            }
+            let foreign = io_uring::IoUring::new(4).expect("a ring");
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let pair = socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
+            let (ours, theirs) = pair.expect("a pair");
+            let mut tap = Tap::pretended(ours);
+            seccompiler::apply_filter(&filter().expect("compiled")).expect("applied");
+            let linear = [0; HEADER_LEN + 60];
+            for _ in 0..3 {
+                batch.send(&mut tap, &Frame::new(&linear).expect("whole"));
+            }
+            batch.flush(&mut tap);
+            let mut into = [0; 100];
+            let came = (0..4)
+                .filter(|_| recv(&theirs, &mut into, rustix::net::RecvFlags::empty()).is_ok());
+            let refused = |done: std::io::Result<usize>| {
+                done.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+            };
+            Some((
+                came.count(),
+                batch.has_ring(),
+                refused(foreign.submit()),
+                refused(foreign.submitter().register_files(&[0]).map(|()| 0)),
+                refused(io_uring::IoUring::new(4).map(|_| 0)),
+            ))
+        });
+        let told = outcome.join().expect("ran");
+        assert!(
+            told.is_none_or(|told| told == (3, true, true, true, true)),
+            "{told:?}"
+        );
     }
 
     #[test]
