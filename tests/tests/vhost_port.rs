@@ -193,6 +193,8 @@ fn the_lines_for_other_vmms_are_as_they_take_them() -> anyhow::Result<()> {
         ("vhost-user", "4"),
         ("tap", "1"),
         ("tap", "4"),
+        ("tap-fd", "1"),
+        ("tap-fd", "4"),
     ] {
         let name = format!("{kind}{queues}");
         let ask = [
@@ -211,9 +213,20 @@ fn the_lines_for_other_vmms_are_as_they_take_them() -> anyhow::Result<()> {
                 ),
                 format!("--vhost-user net,socket={socket}"),
             ),
-            _ => (
+            "tap" => (
                 format!("--net tap={interface},mac={mac}{pairs}"),
-                format!("--net tap-name={interface},mac={mac}"),
+                format!(
+                    "--net tap-name={interface},mac={mac}{}",
+                    if queues == "4" { ",vq-pairs=4" } else { "" }
+                ),
+            ),
+            // What `vnet port open` replaces.
+            _ => (
+                match queues {
+                    "1" => format!("--net fd={{fd}},mac={mac}"),
+                    _ => format!("--net fd=[{{fd-list}}],mac={mac}{pairs}"),
+                },
+                format!("--net tap-fd={{fd}},mac={mac}"),
             ),
         };
         for (format, line) in [("cloud-hypervisor", &cloud_hypervisor), ("crosvm", &crosvm)] {

@@ -91,10 +91,10 @@ pub(super) struct Open {
     /// NETWORK and NAME.
     #[arg(required = true, num_args = 2, value_names = ["NETWORK", "NAME"])]
     place: Vec<String>,
-    /// How many queues of the tap to open: {fd} is the first, {fds} all, joined by colons.
+    /// How many queues of the tap to open: {fd} is the first, {fds} all, joined by colons, {fd-list} by commas.
     #[arg(long, default_value_t = 1)]
     queues: u16,
-    /// The command; {fd} and {fds} in it are replaced.
+    /// The command; {fd}, {fds} and {fd-list} in it are replaced.
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
@@ -333,6 +333,7 @@ impl Open {
             .collect();
         let fill = |word: &String| {
             word.replace("{fds}", &numbers.join(":"))
+                .replace("{fd-list}", &numbers.join(","))
                 .replace("{fd}", &numbers[0])
         };
         let words: Vec<_> = self.command.iter().map(fill).collect();

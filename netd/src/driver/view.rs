@@ -200,7 +200,10 @@ fn cloud_hypervisor(port: &Port, socket: Option<&str>) -> String {
     };
     match (&port.kind, socket) {
         (PortKind::Tap { .. }, _) => format!("--net tap={interface},mac={mac}{queues}"),
-        (PortKind::TapFd { .. }, _) => format!("--net fd={{fd}},mac={mac}{queues}"),
+        (PortKind::TapFd { .. }, _) if port.queues > 1 => {
+            format!("--net fd=[{{fd-list}}],mac={mac}{queues}")
+        }
+        (PortKind::TapFd { .. }, _) => format!("--net fd={{fd}},mac={mac}"),
         (PortKind::VhostUser { .. }, Some(socket)) => {
             format!(
                 "--memory size=1G,shared=on --net vhost_user=true,socket={socket},mac={mac}{queues}"
@@ -212,8 +215,13 @@ fn cloud_hypervisor(port: &Port, socket: Option<&str>) -> String {
 
 fn crosvm(port: &Port, socket: Option<&str>) -> String {
     let (mac, interface) = (port.mac, &port.interface);
+    let pairs = if port.queues > 1 {
+        format!(",vq-pairs={}", port.queues)
+    } else {
+        String::new()
+    };
     match (&port.kind, socket) {
-        (PortKind::Tap { .. }, _) => format!("--net tap-name={interface},mac={mac}"),
+        (PortKind::Tap { .. }, _) => format!("--net tap-name={interface},mac={mac}{pairs}"),
         (PortKind::TapFd { .. }, _) => format!("--net tap-fd={{fd}},mac={mac}"),
         (PortKind::VhostUser { .. }, Some(socket)) => format!("--vhost-user net,socket={socket}"),
         (PortKind::VhostUser { .. } | PortKind::External, _) => String::new(),
