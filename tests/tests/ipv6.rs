@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tests::clients::{dhclient6, value};
 use tests::process::Proc;
 use tests::world::finds;
-use tests::{Guest, Machine, Netd, Ns, World, tool, wait_for};
+use tests::{Guest, Machine, Netd, Ns, Udhcpc, World, tool, wait_for};
 
 const WAIT: Duration = Duration::from_secs(15);
 /// A guest without KVM on a busy machine.
@@ -575,6 +575,64 @@ fn linux_guests_in_dual_stack_and_with_ipv6_only() -> anyhow::Result<()> {
             assert_eq!(only.run("ip -4 route")?.trim(), "");
             assert_eq!(only.run("ip -4 addr show dev eth0")?.trim(), "");
             Ok(())
+        },
+    )
+}
+
+const DUAL: &str = r#"
+name = "six"
+domain.name = "six.test"
+[[subnet]]
+address = "10.68.0.1/24"
+[subnet.dhcp]
+ranges = ["10.68.0.100-10.68.0.110"]
+[[subnet.dhcp.host]]
+mac = "52:54:00:aa:06:01"
+ip = "10.68.0.9"
+name = "boss"
+[[subnet]]
+address = "fd00:68::1/64"
+[subnet.dhcp]
+mode = "stateful"
+ranges = ["fd00:68::1000-fd00:68::10ff"]
+"#;
+
+/// A reservation of one family keeps its guest's name in the other one.
+#[test]
+fn a_reserved_guest_has_its_name_in_both_families() -> anyhow::Result<()> {
+    let test = "a_reserved_guest_has_its_name_in_both_families";
+    on(
+        DUAL,
+        test,
+        &["dhclient", "dig", "busybox"],
+        |world, netd| {
+            let own = |name: &str, mac: &str, said: &str| -> anyhow::Result<[String; 2]> {
+                let stray = stray(world, &netd, mac)?;
+                let four = Udhcpc::on(&stray, "eth0")?.hostname(said).lease()?.ip;
+                let (_client, learnt) = dhclient6(&stray, &format!("send fqdn.fqdn \"{said}\";"))?;
+                let six = value(&learnt, "new_ip6_address");
+                let own = [four.to_string(), six];
+                finds(&stray, "10.68.0.1", &[name, "A"], &own[0])?;
+                finds(&stray, "10.68.0.1", &[name, "AAAA"], &own[1])?;
+                Ok(own)
+            };
+            // Reserved by the document for IPv4: the name that DHCPv6 promised is there.
+            own("boss.six.test", "52:54:00:aa:06:01", "boss")?;
+            world.host.ip("link del stray")?;
+            // Reserved while it has both.
+            let [four, six] = own("web.six.test", "52:54:00:aa:06:02", "web")?;
+            netd.vnet(&["lease", "reserve", "six", &four])?;
+            let asker = guest(&netd, "asker", &[])?;
+            asker.lease()?;
+            let web = |kind: &str, wanted: &str| {
+                asker.finds("10.68.0.1", &["web.six.test", kind], wanted)
+            };
+            web("A", &four)?;
+            web("AAAA", &six)?;
+            // Who has nothing of it any more has not the name either.
+            let document = netd.vnet(&["network", "show", "six", "-o", "toml"])?;
+            netd.apply(&document.replace("52:54:00:aa:06:02", "52:54:00:aa:06:03"))?;
+            web("AAAA", "")
         },
     )
 }
