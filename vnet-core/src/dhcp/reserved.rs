@@ -6,14 +6,12 @@ use crate::model::{Network, Reservation4, Reservation6};
 use crate::types::{Mac, PortName};
 
 /// What a reservation knows its guest by. Nothing at all: no guest of the other family can show that it is meant.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
-    /// Its MAC,
-    pub mac: Option<Mac>,
-    /// its client identifier (DHCPv4 option 61, raw),
-    pub client_id: Option<Vec<u8>>,
-    /// or its DUID.
-    pub duid: Option<Vec<u8>>,
+    mac: Option<Mac>,
+    /// DHCPv4's option 61, raw.
+    client_id: Option<Vec<u8>>,
+    duid: Option<Vec<u8>>,
 }
 
 /// A name that a reservation has, and whose it is.
@@ -23,11 +21,7 @@ pub type Reserved = (PortName, Owner);
 pub fn reserved4(network: &Network) -> impl Iterator<Item = Reserved> {
     let dhcp = network.subnets4.iter().filter_map(|s| s.dhcp.as_ref());
     let named = |host: &Reservation4| {
-        let owner = Owner {
-            mac: host.mac,
-            client_id: host.client_id.clone(),
-            duid: None,
-        };
+        let owner = Owner::new(host.mac, host.client_id.clone(), None);
         Some((host.name.clone()?, owner))
     };
     dhcp.flat_map(|d| &d.hosts).filter_map(named)
@@ -37,20 +31,32 @@ pub fn reserved4(network: &Network) -> impl Iterator<Item = Reserved> {
 pub fn reserved6(network: &Network) -> impl Iterator<Item = Reserved> {
     let hosts = network.subnets6.iter().flat_map(|s| &s.dhcp.hosts);
     let named = |host: &Reservation6| {
-        let owner = Owner {
-            mac: host.mac,
-            client_id: None,
-            duid: host.duid.clone(),
-        };
+        let owner = Owner::new(host.mac, None, host.duid.clone());
         Some((host.name.clone()?, owner))
     };
     hosts.filter_map(named)
 }
 
 impl Owner {
+    pub(super) const fn new(
+        mac: Option<Mac>,
+        client_id: Option<Vec<u8>>,
+        duid: Option<Vec<u8>>,
+    ) -> Self {
+        Self {
+            mac,
+            client_id,
+            duid,
+        }
+    }
+
     /// Whether a guest that shows these is the one that is meant. An identifier made of a DUID stands for it.
-    #[must_use]
-    pub fn is(&self, mac: Option<Mac>, client_id: Option<&[u8]>, duid: Option<&[u8]>) -> bool {
+    pub(super) fn is(
+        &self,
+        mac: Option<Mac>,
+        client_id: Option<&[u8]>,
+        duid: Option<&[u8]>,
+    ) -> bool {
         let own_duid = self.client_id.as_deref().and_then(duid_in);
         let own_duid = self.duid.as_deref().or(own_duid);
         let duid = duid.or_else(|| client_id.and_then(duid_in));
@@ -83,23 +89,14 @@ mod tests {
     #[test]
     fn a_guest_is_known_in_the_other_family() {
         let mac = Some(Mac([2; 6]));
-        let by_mac = Owner {
-            mac,
-            ..Owner::default()
-        };
+        let by_mac = Owner::new(mac, None, None);
         assert!(by_mac.is(mac, None, Some(&[0, 3])));
         assert!(!by_mac.is(Some(Mac([4; 6])), None, None) && !by_mac.is(None, None, None));
-        let by_duid = Owner {
-            duid: Some(vec![0, 2, 7]),
-            ..Owner::default()
-        };
+        let by_duid = Owner::new(None, None, Some(vec![0, 2, 7]));
         assert!(by_duid.is(mac, Some(&[255, 0, 0, 0, 1, 0, 2, 7]), None));
         assert!(!by_duid.is(mac, Some(&[1, 0, 0, 0, 1, 0, 2, 7]), None));
-        let by_id = Owner {
-            client_id: Some(vec![255, 0, 0, 0, 1, 0, 2, 7]),
-            ..Owner::default()
-        };
+        let by_id = Owner::new(None, Some(vec![255, 0, 0, 0, 1, 0, 2, 7]), None);
         assert!(by_id.is(mac, None, Some(&[0, 2, 7])) && !by_id.is(mac, None, Some(&[0, 2, 8])));
-        assert!(!Owner::default().is(mac, None, None));
+        assert!(!Owner::new(None, None, None).is(mac, None, None));
     }
 }
