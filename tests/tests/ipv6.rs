@@ -636,3 +636,59 @@ fn a_reserved_guest_has_its_name_in_both_families() -> anyhow::Result<()> {
         },
     )
 }
+
+/// A lease outlives a stop and a restart, but not its subnet.
+#[test]
+fn leases_end_with_their_subnet() -> anyhow::Result<()> {
+    let test = "leases_end_with_their_subnet";
+    on(
+        DUAL,
+        test,
+        &["dhclient", "dig", "busybox"],
+        |world, mut netd| {
+            let stray = stray(world, &netd, "52:54:00:aa:06:02")?;
+            let four = Udhcpc::on(&stray, "eth0")?
+                .hostname("web")
+                .lease()?
+                .ip
+                .to_string();
+            let (client, learnt) = dhclient6(&stray, "send fqdn.fqdn \"web\";")?;
+            let six = value(&learnt, "new_ip6_address");
+            drop(client);
+            let listed = |netd: &Netd| -> anyhow::Result<[bool; 2]> {
+                let all = netd.vnet(&["lease", "list", "six"])?;
+                Ok([&four, &six].map(|ip| all.contains(ip.as_str())))
+            };
+            netd.vnet(&["network", "stop", "six"])?;
+            assert_eq!(listed(&netd)?, [true; 2]);
+            netd.vnet(&["network", "start", "six"])?;
+            netd.kill9()?;
+            netd.start_again()?;
+            assert_eq!(listed(&netd)?, [true; 2]);
+
+            // One subnet is another one, the other family is gone.
+            let (v4, _) = DUAL
+                .split_once("[[subnet]]\naddress = \"fd00")
+                .context("two")?;
+            netd.apply(&v4.replace("10.68.", "10.69."))?;
+            assert_eq!(listed(&netd)?, [false; 2]);
+            let bridge = netd.json(&["network", "show", "six"])?["bridge"].clone();
+            let file = format!("{}.status", bridge.as_str().unwrap_or_default());
+            let file = netd.run_dir().join("leases").join(file);
+            wait_for("the file without them", WAIT, || {
+                let text = std::fs::read_to_string(&file)?;
+                anyhow::ensure!(!text.contains(&four), "{text}");
+                Ok(())
+            })?;
+            let asker = guest(&netd, "asker", &[])?;
+            asker.lease()?;
+            for kind in ["A", "AAAA"] {
+                asker.finds("10.69.0.1", &["web.six.test", kind], "")?;
+            }
+            netd.kill9()?;
+            netd.start_again()?;
+            assert_eq!(listed(&netd)?, [false; 2]);
+            asker.finds("10.69.0.1", &["web.six.test", "A"], "")
+        },
+    )
+}

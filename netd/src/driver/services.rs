@@ -11,7 +11,7 @@ use vnet_core::dns::{Change, NameChange, Zone};
 use vnet_core::model::{Network, Subnet4, World};
 use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, News, Wanted};
 use vnet_core::serve::tftp::{Served, Tftp};
-use vnet_core::types::{IfName, NetworkName};
+use vnet_core::types::{IfName, IpNet, NetworkName};
 
 use super::{Driver, Tools};
 
@@ -21,6 +21,7 @@ pub(super) struct Told {
     dhcp4: Option<v4::Scope>,
     dhcp6: Option<v6::Scope>,
     ra: Option<ra::Scope>,
+    subnets: Option<Vec<IpNet>>,
     zone: Option<Zone>,
     /// Whose names are by reservation: a zone that serves leases' names depends on it.
     reserved: BTreeSet<Reserved>,
@@ -35,6 +36,7 @@ impl Told {
             dhcp4: self.dhcp4.clone(),
             dhcp6: self.dhcp6.clone(),
             ra: self.ra.clone(),
+            subnets: self.subnets.clone(),
         }
     }
 }
@@ -46,6 +48,7 @@ pub(super) fn news(world: &World, networks: &[NetworkName]) -> Vec<(NetworkName,
             dhcp4: v4::Scope::of(world, name),
             dhcp6: v6::Scope::of(world, name),
             ra: ra::Scope::of(world, name),
+            subnets: world.networks.get(name).map(|n| n.subnets().collect()),
             zone: Zone::of(world, name),
             reserved: world.networks.get(name).map(reserved).unwrap_or_default(),
             running: true,
@@ -83,7 +86,8 @@ impl Driver {
             };
             let restarted = now.running != before.running;
             let same = now.dhcp4 == before.dhcp4 && now.dhcp6 == before.dhcp6;
-            if !same || now.ra != before.ra || restarted {
+            let same = same && now.ra == before.ra && now.subnets == before.subnets;
+            if !same || restarted {
                 wanted.push(now.wanted(&name, &bridge));
             }
             // Another MAC in a reservation: the zone is the same, but others may add to the name.
