@@ -692,3 +692,26 @@ fn leases_end_with_their_subnet() -> anyhow::Result<()> {
         },
     )
 }
+
+/// A guest is one name: what it has in either family is given back.
+#[test]
+fn a_name_gives_back_all_that_it_has() -> anyhow::Result<()> {
+    let test = "a_name_gives_back_all_that_it_has";
+    on(DUAL, test, &["dhclient", "busybox"], |world, netd| {
+        let stray = stray(world, &netd, "52:54:00:aa:06:02")?;
+        let four = Udhcpc::on(&stray, "eth0")?.hostname("web").lease()?.ip;
+        let (client, learnt) = dhclient6(&stray, "send fqdn.fqdn \"web\";")?;
+        let six = value(&learnt, "new_ip6_address");
+        drop(client);
+        let said = netd.vnet(&["lease", "release", "six", "web"])?;
+        for ip in [four.to_string(), six] {
+            assert!(said.contains(&format!("{ip} of six is free")), "{said}");
+        }
+        let listed = netd.json(&["lease", "list", "six"])?;
+        assert_eq!(listed, serde_json::json!([]));
+        let nobody = netd.try_vnet(&["lease", "release", "six", "web"])?;
+        let nobody = nobody.refused()?;
+        assert!(nobody.contains("no address, name or MAC"), "{nobody}");
+        Ok(())
+    })
+}
