@@ -215,12 +215,15 @@ fn kill_9_at_any_moment_loses_no_lease() -> anyhow::Result<()> {
     host.ip("link set p0 master br0")?;
     guest.ip(&format!("addr add {RELAY}/16 dev eth0"))?;
     let mut relay = Relay::on(&guest)?;
+    let mut rounds = Vec::new();
     for round in 0..50u64 {
         let moment = Duration::from_micros(50_000 + round.wrapping_mul(791_929) % 250_000);
+        let before = relay.acknowledged.len();
         relay.load(RATE, moment)?;
         netd.kill9()?;
         // What was on its way when it died was acknowledged too.
         while relay.hear()? {}
+        rounds.push(relay.acknowledged.len() - before);
         relay.check(&LeaseLog::open(&netd.state().join("leases"))?.1, round);
         netd.start_again()?;
     }
@@ -230,7 +233,13 @@ fn kill_9_at_any_moment_loses_no_lease() -> anyhow::Result<()> {
     let (offered, got) = (relay.next, relay.acknowledged.len());
     eprintln!("{offered} clients came, {RATE} a second; {got} have a lease, {listed} are listed");
     assert!(listed >= got, "{listed} of {got} are listed");
-    // How many are answered is the machine's; that there were some to lose is the test's.
-    assert!(got > 500, "{got} of {offered}");
+    // How many are answered is the machine's; that a server at work was killed, not an idle one, is the test's. A disk
+    // that takes long may leave a round without any.
+    assert!(got * 5 > offered as usize, "{got} of {offered}: {rounds:?}");
+    let silent = rounds.iter().filter(|got| **got == 0).count();
+    assert!(
+        silent * 5 < rounds.len(),
+        "{silent} silent rounds: {rounds:?}"
+    );
     Ok(())
 }

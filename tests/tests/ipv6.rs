@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tests::clients::{dhclient6, value};
 use tests::process::Proc;
 use tests::world::finds;
-use tests::{Guest, Machine, Netd, Ns, World, tool, wait_for};
+use tests::{Guest, Machine, Netd, Ns, Udhcpc, World, tool, wait_for};
 
 const WAIT: Duration = Duration::from_secs(15);
 /// A guest without KVM on a busy machine.
@@ -612,4 +612,141 @@ fn linux_guests_in_dual_stack_and_with_ipv6_only() -> anyhow::Result<()> {
             Ok(())
         },
     )
+}
+
+const DUAL: &str = r#"
+name = "six"
+domain.name = "six.test"
+[[subnet]]
+address = "10.68.0.1/24"
+[subnet.dhcp]
+ranges = ["10.68.0.100-10.68.0.110"]
+[[subnet.dhcp.host]]
+mac = "52:54:00:aa:06:01"
+ip = "10.68.0.9"
+name = "boss"
+[[subnet]]
+address = "fd00:68::1/64"
+[subnet.dhcp]
+mode = "stateful"
+ranges = ["fd00:68::1000-fd00:68::10ff"]
+"#;
+
+/// A reservation of one family keeps its guest's name in the other one.
+#[test]
+fn a_reserved_guest_has_its_name_in_both_families() -> anyhow::Result<()> {
+    let test = "a_reserved_guest_has_its_name_in_both_families";
+    on(
+        DUAL,
+        test,
+        &["dhclient", "dig", "busybox"],
+        |world, netd| {
+            let own = |name: &str, mac: &str, said: &str| -> anyhow::Result<[String; 2]> {
+                let stray = stray(world, &netd, mac)?;
+                let four = Udhcpc::on(&stray, "eth0")?.hostname(said).lease()?.ip;
+                let (_client, learnt) = dhclient6(&stray, &format!("send fqdn.fqdn \"{said}\";"))?;
+                let six = value(&learnt, "new_ip6_address");
+                let own = [four.to_string(), six];
+                finds(&stray, "10.68.0.1", &[name, "A"], &own[0])?;
+                finds(&stray, "10.68.0.1", &[name, "AAAA"], &own[1])?;
+                Ok(own)
+            };
+            // Reserved by the document for IPv4: the name that DHCPv6 promised is there.
+            own("boss.six.test", "52:54:00:aa:06:01", "boss")?;
+            world.host.ip("link del stray")?;
+            // Reserved while it has both.
+            let [four, six] = own("web.six.test", "52:54:00:aa:06:02", "web")?;
+            netd.vnet(&["lease", "reserve", "six", &four])?;
+            let asker = guest(&netd, "asker", &[])?;
+            asker.lease()?;
+            let web = |kind: &str, wanted: &str| {
+                asker.finds("10.68.0.1", &["web.six.test", kind], wanted)
+            };
+            web("A", &four)?;
+            web("AAAA", &six)?;
+            // Who has nothing of it any more has not the name either.
+            let document = netd.vnet(&["network", "show", "six", "-o", "toml"])?;
+            netd.apply(&document.replace("52:54:00:aa:06:02", "52:54:00:aa:06:03"))?;
+            web("AAAA", "")
+        },
+    )
+}
+
+/// A lease outlives a stop and a restart, but not its subnet.
+#[test]
+fn leases_end_with_their_subnet() -> anyhow::Result<()> {
+    let test = "leases_end_with_their_subnet";
+    on(
+        DUAL,
+        test,
+        &["dhclient", "dig", "busybox"],
+        |world, mut netd| {
+            let stray = stray(world, &netd, "52:54:00:aa:06:02")?;
+            let four = Udhcpc::on(&stray, "eth0")?
+                .hostname("web")
+                .lease()?
+                .ip
+                .to_string();
+            let (client, learnt) = dhclient6(&stray, "send fqdn.fqdn \"web\";")?;
+            let six = value(&learnt, "new_ip6_address");
+            drop(client);
+            let listed = |netd: &Netd| -> anyhow::Result<[bool; 2]> {
+                let all = netd.vnet(&["lease", "list", "six"])?;
+                Ok([&four, &six].map(|ip| all.contains(ip.as_str())))
+            };
+            netd.vnet(&["network", "stop", "six"])?;
+            assert_eq!(listed(&netd)?, [true; 2]);
+            netd.vnet(&["network", "start", "six"])?;
+            netd.kill9()?;
+            netd.start_again()?;
+            assert_eq!(listed(&netd)?, [true; 2]);
+
+            // One subnet is another one, the other family is gone.
+            let (v4, _) = DUAL
+                .split_once("[[subnet]]\naddress = \"fd00")
+                .context("two")?;
+            netd.apply(&v4.replace("10.68.", "10.69."))?;
+            assert_eq!(listed(&netd)?, [false; 2]);
+            let bridge = netd.json(&["network", "show", "six"])?["bridge"].clone();
+            let file = format!("{}.status", bridge.as_str().unwrap_or_default());
+            let file = netd.run_dir().join("leases").join(file);
+            wait_for("the file without them", WAIT, || {
+                let text = std::fs::read_to_string(&file)?;
+                anyhow::ensure!(!text.contains(&four), "{text}");
+                Ok(())
+            })?;
+            let asker = guest(&netd, "asker", &[])?;
+            asker.lease()?;
+            for kind in ["A", "AAAA"] {
+                asker.finds("10.69.0.1", &["web.six.test", kind], "")?;
+            }
+            netd.kill9()?;
+            netd.start_again()?;
+            assert_eq!(listed(&netd)?, [false; 2]);
+            asker.finds("10.69.0.1", &["web.six.test", "A"], "")
+        },
+    )
+}
+
+/// A guest is one name: what it has in either family is given back.
+#[test]
+fn a_name_gives_back_all_that_it_has() -> anyhow::Result<()> {
+    let test = "a_name_gives_back_all_that_it_has";
+    on(DUAL, test, &["dhclient", "busybox"], |world, netd| {
+        let stray = stray(world, &netd, "52:54:00:aa:06:02")?;
+        let four = Udhcpc::on(&stray, "eth0")?.hostname("web").lease()?.ip;
+        let (client, learnt) = dhclient6(&stray, "send fqdn.fqdn \"web\";")?;
+        let six = value(&learnt, "new_ip6_address");
+        drop(client);
+        let said = netd.vnet(&["lease", "release", "six", "web"])?;
+        for ip in [four.to_string(), six] {
+            assert!(said.contains(&format!("{ip} of six is free")), "{said}");
+        }
+        let listed = netd.json(&["lease", "list", "six"])?;
+        assert_eq!(listed, serde_json::json!([]));
+        let nobody = netd.try_vnet(&["lease", "release", "six", "web"])?;
+        let nobody = nobody.refused()?;
+        assert!(nobody.contains("no address, name or MAC"), "{nobody}");
+        Ok(())
+    })
 }

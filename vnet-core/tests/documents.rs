@@ -386,6 +386,40 @@ fn a_reservation_is_for_one_guest_and_of_one_address() {
 }
 
 #[test]
+fn what_the_server_says_itself_is_no_option() {
+    let base = "name = \"x\"\n[[subnet]]\naddress = \"10.0.0.1/24\"\n[subnet.dhcp]\n";
+    for code in [51, 61, 80, 81, 82, 97, 118] {
+        let option = format!("{base}options = {{ {code} = \"00\" }}");
+        assert_eq!(places(&option), [format!("subnet[0].dhcp.options.{code}")]);
+        let always = format!("{base}always = [\"{code}\"]");
+        assert_eq!(places(&always), ["subnet[0].dhcp.always[0]"]);
+    }
+}
+
+#[test]
+fn ranges_of_ipv6_are_apart_and_for_leases() {
+    let with = |mode: &str, ranges: &str| {
+        format!(
+            "name = \"x\"\n[[subnet]]\naddress = \"fd00::1/64\"\n\
+             dhcp = {{ mode = \"{mode}\", ranges = [{ranges}] }}\n"
+        )
+    };
+    let apart = "\"fd00::10-fd00::1f\", \"fd00::20-fd00::2f\"";
+    for mode in ["stateful", "both"] {
+        assert!(read(&with(mode, apart)).is_ok());
+    }
+    for second in ["fd00::1f-fd00::2f", "fd00::12", "fd00::2-fd00::ff"] {
+        let both = format!("\"fd00::10-fd00::1f\", \"{second}\"");
+        let told = places(&with("stateful", &both));
+        assert_eq!(told, ["subnet[0].dhcp.ranges[1]"], "{both}");
+    }
+    for mode in ["slaac", "stateless"] {
+        assert_eq!(places(&with(mode, apart)), ["subnet[0].dhcp.ranges"]);
+        assert!(read(&with(mode, "")).is_ok());
+    }
+}
+
+#[test]
 fn all_mistakes_are_told_at_once() {
     let text = "name = \"/\"\nhost_access = \"some\"\n[forward]\nmode = \"nat\"\nports = \"x\"\n";
     assert_eq!(places(text), ["name", "forward.ports", "host_access"]);

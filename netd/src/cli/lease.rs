@@ -32,7 +32,7 @@ pub(super) enum Verb {
     },
     /// What guests asked of DHCP, what was answered, and what was not and why
     Stats,
-    /// End a lease, so that its address is free at once
+    /// End a lease, so that its address is free at once; by name or MAC, all that the guest has in the network
     Release {
         /// The network.
         network: String,
@@ -66,9 +66,17 @@ pub(super) fn run(verb: Verb, client: &Client, out: &Out) -> Result<(), Failure>
             })
         }
         Verb::Release { network, guest } => {
-            let (address, path) = path(client, &network, &guest)?;
-            let done: Outcome = client.delete(&path)?;
-            out.show(&done, || format!("{address} of {network} is free"))
+            let mut done = Outcome::default();
+            for address in addresses(client, &network, &guest)? {
+                let one: Outcome = client.delete(&path_of(&network, &address))?;
+                done.changed.extend(one.changed);
+                done.notes.extend(one.notes);
+            }
+            out.show(&done, || {
+                let free = |address: &String| format!("{address} of {network} is free");
+                let free: Vec<String> = done.changed.iter().map(free).collect();
+                free.join("\n")
+            })
         }
     }
 }
@@ -111,10 +119,21 @@ fn reasons(family: &DhcpFamily) -> String {
     }
 }
 
-/// The address of a guest, and where its lease is in the API. A name or MAC that nobody has goes to the daemon as it
-/// is, which says so.
+/// The first address of a guest, and where its lease is in the API.
 fn path(client: &Client, network: &str, guest: &str) -> Result<(String, String), Failure> {
-    let mut address = guest.to_owned();
+    let mut all = addresses(client, network, guest)?;
+    let address = all.swap_remove(0);
+    let path = path_of(network, &address);
+    Ok((address, path))
+}
+
+fn path_of(network: &str, address: &str) -> String {
+    format!("/v1/leases/{}/{}", segment(network), segment(address))
+}
+
+/// The addresses of a guest, one at least. A name or MAC that nobody has goes to the daemon as it is, which says so.
+fn addresses(client: &Client, network: &str, guest: &str) -> Result<Vec<String>, Failure> {
+    let mut found = Vec::new();
     if guest.parse::<IpAddr>().is_err() {
         let query = format!("/v1/leases?network={}", segment(network));
         let leases: Vec<LeaseView> = client.get(&query)?;
@@ -124,12 +143,13 @@ fn path(client: &Client, network: &str, guest: &str) -> Result<(String, String),
                     .as_deref()
                     .is_some_and(|m| m.eq_ignore_ascii_case(guest))
         };
-        if let Some(lease) = leases.iter().find(is) {
-            address = lease.address.to_string();
-        }
+        let of_it = leases.iter().filter(is);
+        found.extend(of_it.map(|lease| lease.address.to_string()));
     }
-    let path = format!("/v1/leases/{}/{}", segment(network), segment(&address));
-    Ok((address, path))
+    if found.is_empty() {
+        found.push(guest.to_owned());
+    }
+    Ok(found)
 }
 
 fn card(lease: &LeaseView) -> String {

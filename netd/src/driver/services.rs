@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
-use vnet_core::dhcp::{ra, v4, v6};
+use vnet_core::dhcp::{Reserved, ra, reserved4, reserved6, v4, v6};
 use vnet_core::dns::{Change, NameChange, Zone};
 use vnet_core::model::{Network, Subnet4, World};
 use vnet_core::serve::leases::{Lease, LeaseEvent, LeaseKind, News, Wanted};
 use vnet_core::serve::tftp::{Served, Tftp};
-use vnet_core::types::{IfName, NetworkName};
+use vnet_core::types::{IfName, IpNet, NetworkName};
 
 use super::warnings::Source;
 use super::{Driver, Tools};
@@ -27,7 +27,10 @@ pub(super) struct Told {
     dhcp4: Option<v4::Scope>,
     dhcp6: Option<v6::Scope>,
     ra: Option<ra::Scope>,
+    subnets: Option<Vec<IpNet>>,
     zone: Option<Zone>,
+    /// Whose names are by reservation: a zone that serves leases' names depends on it.
+    reserved: BTreeSet<Reserved>,
     running: bool,
 }
 
@@ -39,6 +42,7 @@ impl Told {
             dhcp4: self.dhcp4.clone(),
             dhcp6: self.dhcp6.clone(),
             ra: self.ra.clone(),
+            subnets: self.subnets.clone(),
         }
     }
 }
@@ -58,7 +62,9 @@ pub(super) fn news(world: &World, networks: &[NetworkName]) -> Vec<(NetworkName,
             dhcp4: v4::Scope::of(world, name),
             dhcp6: v6::Scope::of(world, name),
             ra: ra::Scope::of(world, name),
+            subnets: world.networks.get(name).map(|n| n.subnets().collect()),
             zone: Zone::of(world, name),
+            reserved: world.networks.get(name).map(reserved).unwrap_or_default(),
             running: true,
         },
         false => Told::default(),
@@ -79,7 +85,8 @@ impl Driver {
     pub(super) async fn tell(&mut self, news: Vec<(NetworkName, Told)>) {
         let names: Vec<_> = news.iter().map(|(name, _)| name.clone()).collect();
         self.tell_files(&names);
-        let (mut wanted, mut zones, mut nameless) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut wanted, mut zones) = (Vec::new(), Vec::new());
+        let (mut nameless, mut renamed) = (Vec::new(), Vec::new());
         for (name, now) in news {
             let nothing = Told::default();
             let before = self.told.get(&name).unwrap_or(&nothing);
@@ -93,8 +100,13 @@ impl Driver {
             };
             let restarted = now.running != before.running;
             let same = now.dhcp4 == before.dhcp4 && now.dhcp6 == before.dhcp6;
-            if !same || now.ra != before.ra || restarted {
+            let same = same && now.ra == before.ra && now.subnets == before.subnets;
+            if !same || restarted {
                 wanted.push(now.wanted(&name, &bridge));
+            }
+            // Another MAC in a reservation: the zone is the same, but others may add to the name.
+            if now.reserved != before.reserved && before.zone.is_some() {
+                renamed.push(name.clone());
             }
             if now.zone != before.zone || restarted {
                 if now.zone.is_some() && before.zone.is_none() {
@@ -109,6 +121,7 @@ impl Driver {
             self.teach_names(|lease| nameless.contains(&lease.network))
                 .await;
         }
+        self.relearn_names(&renamed).await;
         self.serve_files(&names);
         self.recall(&names);
     }
@@ -230,9 +243,15 @@ impl Driver {
     fn name_change(&self, lease: &Lease, change: Change) -> Option<NameChange> {
         let name = lease.hostname.clone()?;
         let mut ports = self.world.ports_of(&lease.network);
-        let owner = ports.any(|p| Some(p.mac) == lease.mac && p.key.name == name);
+        let is_ports = ports.any(|p| Some(p.mac) == lease.mac && p.key.name == name);
+        let told = self.told.get(&lease.network);
+        let is_owner = || {
+            let all = told.into_iter().flat_map(|told| &told.reserved);
+            let mut of_it = all.filter(|(reserved, _)| *reserved == name);
+            of_it.any(|(_, owner)| owner.has(lease))
+        };
         let change = match change {
-            Change::Added if owner => Change::AddedByOwner,
+            Change::Added if is_ports || is_owner() => Change::AddedByOwner,
             Change::Added | Change::AddedByOwner | Change::Removed => change,
         };
         Some(NameChange {
@@ -242,16 +261,18 @@ impl Driver {
         })
     }
 
-    /// Makes DNS know the names of all leases and of no others.
-    async fn relearn_names(&mut self) {
-        let networks: Vec<NetworkName> = self.world.active.iter().cloned().collect();
+    /// Makes DNS know the names of all leases of these networks and of no others.
+    async fn relearn_names(&mut self, networks: &[NetworkName]) {
+        if networks.is_empty() {
+            return;
+        }
         let leases = self.tools.leases.list().await;
-        for network in &networks {
+        for network in networks {
             let of_it = leases.iter().filter(|lease| lease.network == *network);
             let names = of_it.filter_map(|lease| self.name_change(lease, Change::Added));
             self.tools.dns.relearn(network.clone(), names.collect());
         }
-        self.recall(&networks);
+        self.recall(networks);
     }
 
     /// Ends the services of networks that are about to stop.
@@ -282,7 +303,10 @@ impl Driver {
         match news {
             Ok(news) => news.iter().for_each(|event| self.one_lease_event(event)),
             // Names may have been missed, and ends of names.
-            Err(RecvError::Lagged(_)) => self.relearn_names().await,
+            Err(RecvError::Lagged(_)) => {
+                let running: Vec<NetworkName> = self.world.active.iter().cloned().collect();
+                self.relearn_names(&running).await;
+            }
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }
@@ -305,6 +329,11 @@ impl Driver {
             self.events.emit(kind, Some(lease.network.as_str()), text);
         }
     }
+}
+
+/// Names that reservations of either family have.
+fn reserved(network: &Network) -> BTreeSet<Reserved> {
+    reserved4(network).chain(reserved6(network)).collect()
 }
 
 fn tftp_of(network: &Network) -> BTreeSet<Served> {

@@ -26,6 +26,7 @@ fn main() -> anyhow::Result<()> {
         subnets: Vec::new(),
     })?;
     let (name, bridge) = (network.name.clone(), network.bridge.name.clone());
+    let subnets = network.subnets().collect();
     let mut world = World::default();
     world.active.insert(name.clone());
     world.networks.insert(name.clone(), network);
@@ -35,6 +36,7 @@ fn main() -> anyhow::Result<()> {
         dhcp4: v4::Scope::of(&world, &name),
         dhcp6: v6::Scope::of(&world, &name),
         ra: ra::Scope::of(&world, &name),
+        subnets: Some(subnets),
         network: name,
         bridge,
     };

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::Share;
 use super::limit::{MOST_PER_SOURCE, Rates, Refused};
 use crate::lease::{Book, Change, LeaseEvent, LeaseKind, LeaseRecord, LeaseState, Slot, Time};
-use crate::types::{Mac, NetworkName};
+use crate::types::{IpNet, Mac, NetworkName};
 
 /// What is to be written, and what happened.
 #[derive(Debug, Default)]
@@ -103,6 +103,18 @@ impl Desk {
         if let Some(lease) = self.book.release(address, now) {
             changes.records.push(Change::Put(lease.clone()));
             changes.tell(LeaseKind::Released, lease);
+        }
+        changes
+    }
+
+    /// Forgets every address outside these subnets, and ends its lease: nobody can use it there any more.
+    pub fn keep_within(&mut self, now: Time, subnets: &[IpNet]) -> Changes {
+        self.expire(now);
+        let is_outside = |address: &IpAddr| !subnets.iter().any(|s| s.contains(address));
+        let outside: Vec<IpAddr> = self.book.addresses().filter(is_outside).collect();
+        let mut changes = Changes::default();
+        for address in outside {
+            self.drop(now, address, &mut changes);
         }
         changes
     }

@@ -133,6 +133,11 @@ impl Book {
         self.excluded.contains(&address)
     }
 
+    /// Every address that is not blank.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.slots.keys().copied()
+    }
+
     /// The addresses whose slot is like this.
     #[must_use]
     pub fn addresses_where(&self, like: impl Fn(&Slot) -> bool) -> Vec<IpAddr> {

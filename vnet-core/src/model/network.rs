@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use super::{Bridge, Dns, Forward, HostAccess, Publish, Ra, Subnet4, Subnet6};
-use crate::types::{DomainName, Ipv4Net, NetworkName};
+use crate::types::{DomainName, IpNet, Ipv4Net, NetworkName};
 
 /// One network, complete: every name is chosen, every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,12 @@ impl Network {
     #[must_use]
     pub fn subnet4_of(&self, address: Ipv4Addr) -> Option<&Subnet4> {
         self.subnets4.iter().find(|s| s.address.contains(&address))
+    }
+
+    /// The subnets of both families, host bits cleared.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> {
+        let v4 = self.subnets4.iter().map(|s| IpNet::V4(s.prefix()));
+        v4.chain(self.subnets6.iter().map(|s| IpNet::V6(s.prefix())))
     }
 
     /// Whether DHCPv4 is served.

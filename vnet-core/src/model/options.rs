@@ -170,7 +170,9 @@ pub const ALIASES: &[(&str, u8)] = &[
 ];
 
 /// Codes that are the protocol's own: a document cannot set them.
-const OURS: &[u8] = &[0, 1, 50, 51, 52, 53, 54, 55, 57, 61, 82, 255];
+const OURS: &[u8] = &[
+    0, 1, 50, 51, 52, 53, 54, 55, 57, 61, 80, 81, 82, 97, 118, 255,
+];
 
 /// One option as it goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -224,7 +226,7 @@ impl DhcpOption {
         })?;
         if OURS.contains(&code) {
             return Err(Invalid::new(format!(
-                "option {code} is the server's own: it follows from the subnet and the lease"
+                "option {code} is the server's own: it follows from the subnet, the lease and what the client sends; leave it out"
             )));
         }
         Ok(code)

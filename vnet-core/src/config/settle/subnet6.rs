@@ -60,23 +60,9 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
     }
     let here = format!("{at}.dhcp.lease_time");
     leases_nothing(&here, mode, doc.lease_time.is_some(), check);
-    let mut ranges = Vec::new();
-    for (i, range) in doc.ranges.iter().flatten().enumerate() {
-        let here = format!("{at}.dhcp.ranges[{i}]");
-        if matches!(range, RangeDoc::Special(_)) {
-            check.wrong(
-                &here,
-                "only IPv4 ranges have terms of their own: write the range as a text",
-            );
-        }
-        ranges.extend(range6(&here, address, range.text(), check));
-    }
-    if doc.ranges.is_none() && matches!(mode, RaMode::Stateful | RaMode::Both) {
-        ranges.push(guest_range6(address));
-    }
     Dhcp6 {
         mode,
-        ranges,
+        ranges: ranges6(at, address, mode, doc, check),
         hosts: reservations6(at, address, mode, doc, check),
         lease_time: lease_time(at, doc, check),
         options,
@@ -90,7 +76,44 @@ pub(super) fn dhcp6(at: &str, address: Ipv6Net, doc: Option<&DhcpDoc>, check: &m
     }
 }
 
-/// What a lease's length is said for where guests make their addresses.
+fn ranges6(
+    at: &str,
+    address: Ipv6Net,
+    mode: RaMode,
+    doc: &DhcpDoc,
+    check: &mut Check,
+) -> Vec<(Ipv6Addr, Ipv6Addr)> {
+    let Some(docs) = &doc.ranges else {
+        let has_leases = matches!(mode, RaMode::Stateful | RaMode::Both);
+        return has_leases
+            .then(|| guest_range6(address))
+            .into_iter()
+            .collect();
+    };
+    let here = format!("{at}.dhcp.ranges");
+    leases_nothing(&here, mode, !docs.is_empty(), check);
+    let mut ranges = Vec::<(Ipv6Addr, Ipv6Addr)>::new();
+    for (i, doc) in docs.iter().enumerate() {
+        let here = format!("{here}[{i}]");
+        if matches!(doc, RangeDoc::Special(_)) {
+            let rule = "only IPv4 ranges have terms of their own: write the range as a text";
+            check.wrong(&here, rule);
+        }
+        let Some((first, last)) = range6(&here, address, doc.text(), check) else {
+            continue;
+        };
+        match ranges.iter().find(|(a, b)| first <= *b && *a <= last) {
+            Some((a, b)) => check.wrong(
+                here,
+                format!("{first}-{last} overlaps {a}-{b}: give each range its own addresses"),
+            ),
+            None => ranges.push((first, last)),
+        }
+    }
+    ranges
+}
+
+/// What only leases have, said where guests make their addresses.
 fn leases_nothing(at: &str, mode: RaMode, said: bool, check: &mut Check) {
     if said && matches!(mode, RaMode::Slaac | RaMode::Stateless) {
         let word = mode.word();

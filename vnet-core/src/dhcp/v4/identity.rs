@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::{Message, Reason, Scope, Sender, code};
+use crate::dhcp::Owner;
 use crate::lease::Client;
 use crate::model::{Circuit, Reservation4};
 use crate::types::{Mac, PortName};
@@ -15,8 +16,8 @@ pub(super) struct Directory {
     by_id: BTreeMap<(usize, Vec<u8>), usize>,
     by_circuit: BTreeMap<(usize, Circuit), usize>,
     by_name: BTreeMap<(usize, PortName), usize>,
-    /// Names that are a port's or a reservation's: no other guest gets them by asking.
-    names: BTreeMap<PortName, Option<Mac>>,
+    /// Names that are a port's or a reservation's of either family: no other guest gets them by asking.
+    names: BTreeMap<PortName, Vec<Owner>>,
 }
 
 /// Everything that follows from who the client is.
@@ -39,6 +40,8 @@ pub(super) struct Guest {
 impl Directory {
     pub(super) fn of(scope: &Scope) -> Self {
         let mut directory = Self::default();
+        let mut names = BTreeMap::<PortName, Vec<Owner>>::new();
+        let mut own = |name: &PortName, owner| names.entry(name.clone()).or_default().push(owner);
         for (at, subnet) in scope.subnets.iter().enumerate() {
             for (index, host) in subnet.hosts.iter().enumerate() {
                 // The first wins, as in the document; admission refuses two of one kind anyway.
@@ -56,13 +59,18 @@ impl Directory {
                 if host.is_by_name() {
                     directory.by_name.entry((at, name.clone())).or_insert(index);
                 } else {
-                    directory.names.insert(name.clone(), host.mac);
+                    let client_id = host.client_id.clone();
+                    own(name, Owner::new(host.mac, client_id, None));
                 }
             }
         }
         for (mac, member) in &scope.members {
-            directory.names.insert(member.name.clone(), Some(*mac));
+            own(&member.name, Owner::new(Some(*mac), None, None));
         }
+        for (name, owner) in &scope.reserved {
+            own(name, owner.clone());
+        }
+        directory.names = names;
         directory
     }
 
@@ -118,9 +126,9 @@ impl Directory {
 
     /// Whether a name belongs to somebody else than this guest.
     pub(super) fn is_anothers(&self, name: &PortName, guest: &Guest) -> bool {
-        self.names
-            .get(name)
-            .is_some_and(|owner| owner.is_none() || *owner != guest.mac)
+        let is_guests = |owner: &Owner| owner.is(guest.mac, guest.client_id.as_deref(), None);
+        let owners = self.names.get(name);
+        owners.is_some_and(|owners| !owners.iter().all(is_guests))
     }
 
     /// Whether the reservation is this guest's in any subnet: its MAC stands for it then.

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::code;
+use crate::dhcp::{Reserved, reserved6};
 use crate::lease::Pool;
 use crate::model::{
     Boot, DhcpOption, DhcpRange4, Forward, HostAccess, Network, Reservation4, Subnet4, World,
@@ -17,6 +18,8 @@ pub struct Scope {
     pub subnets: Vec<Subnet>,
     /// The network's ports, by the guest's MAC.
     pub members: BTreeMap<Mac, Member>,
+    /// Names that IPv6 reservations have.
+    pub reserved: Vec<Reserved>,
     /// The domain of the guests' names.
     pub domain: Option<DomainName>,
     /// Our addresses on the bridge, with their prefixes: of subnets without DHCP too, since a relay writes to any.
@@ -80,6 +83,7 @@ impl Scope {
             network: name.clone(),
             subnets: subnets.collect(),
             members: members.collect(),
+            reserved: reserved6(network).collect(),
             domain: network.domain.clone(),
             addresses: network.subnets4.iter().map(|s| s.address).collect(),
         })
@@ -92,6 +96,7 @@ impl Scope {
             network,
             subnets: Vec::new(),
             members: BTreeMap::new(),
+            reserved: Vec::new(),
             domain: None,
             addresses: Vec::new(),
         }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use super::Scope;
 use super::server::Guest;
+use crate::dhcp::Owner;
 use crate::model::Reservation6;
 use crate::types::{Mac, PortName};
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Directory {
     subnets: Vec<Hosts>,
-    /// Names that are a port's or a reservation's, and of whom: a guest may have one of each.
+    /// Names that are a port's or a reservation's of either family, and of whom: a guest may have one of each.
     names: BTreeMap<PortName, Vec<Owner>>,
 }
 
@@ -21,21 +22,15 @@ struct Hosts {
     by_duid: BTreeMap<Vec<u8>, usize>,
 }
 
-#[derive(Debug, Clone)]
-struct Owner {
-    mac: Option<Mac>,
-    duid: Option<Vec<u8>>,
-}
-
 impl Directory {
     pub(super) fn of(scope: &Scope) -> Self {
         let mut names = BTreeMap::<PortName, Vec<Owner>>::new();
-        let mut own = |name: &PortName, mac: Option<Mac>, duid: Option<Vec<u8>>| {
-            let owners = names.entry(name.clone()).or_default();
-            owners.push(Owner { mac, duid });
-        };
+        let mut own = |name: &PortName, owner| names.entry(name.clone()).or_default().push(owner);
         for (mac, member) in &scope.members {
-            own(&member.name, Some(*mac), None);
+            own(&member.name, Owner::new(Some(*mac), None, None));
+        }
+        for (name, owner) in &scope.reserved {
+            own(name, owner.clone());
         }
         let mut subnets = Vec::new();
         for subnet in &scope.subnets {
@@ -49,7 +44,7 @@ impl Directory {
                     hosts.by_duid.entry(duid.clone()).or_insert(at);
                 }
                 if let Some(name) = &host.name {
-                    own(name, host.mac, host.duid.clone());
+                    own(name, Owner::new(host.mac, None, host.duid.clone()));
                 }
             }
             subnets.push(hosts);
@@ -73,10 +68,7 @@ impl Directory {
 
     /// Whether a name is a port's or a reservation's of somebody with another MAC or DUID.
     pub(super) fn is_anothers(&self, name: &PortName, guest: &Guest) -> bool {
-        let is_guests = |owner: &Owner| {
-            (owner.mac.is_some() && owner.mac == guest.mac)
-                || owner.duid.as_ref() == Some(&guest.duid)
-        };
+        let is_guests = |owner: &Owner| owner.is(guest.mac, None, Some(&guest.duid));
         let owners = self.names.get(name);
         owners.is_some_and(|owners| !owners.iter().all(is_guests))
     }

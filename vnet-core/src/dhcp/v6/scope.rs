@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::{SERVERS, SITE_SERVERS, code};
 use crate::dhcp::ra::{resolvers, wire_name};
+use crate::dhcp::{Reserved, reserved4};
 use crate::lease::Pool;
 use crate::model::{Boot, Network, RaMode, Reservation6, Subnet6, World};
 use crate::types::{DomainName, Ipv6Net, LeaseTime, Mac, NetworkName, PortName};
@@ -22,6 +23,8 @@ pub struct Scope {
     pub subnets: Vec<Subnet>,
     /// The network's ports, by the guest's MAC.
     pub members: BTreeMap<Mac, Member>,
+    /// Names that IPv4 reservations have.
+    pub reserved: Vec<Reserved>,
     /// Whether guests make addresses of their own somewhere on the link: then a guard holds them to no list.
     pub roaming: bool,
     /// The domain of the guests' names.
@@ -96,6 +99,7 @@ impl Scope {
                 .collect(),
             subnets,
             members: members.collect(),
+            reserved: reserved4(network).collect(),
             roaming: network
                 .subnets6
                 .iter()
@@ -114,6 +118,7 @@ impl Scope {
             relays: Vec::new(),
             subnets: Vec::new(),
             members: BTreeMap::new(),
+            reserved: Vec::new(),
             roaming: false,
             domain: None,
         }

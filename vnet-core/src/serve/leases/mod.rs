@@ -34,7 +34,7 @@ use crate::dhcp::v4::{Counters, ReserveError, Scope};
 use crate::dhcp::{Share, ra, v6};
 use crate::lease::Tally;
 use crate::store::{LeaseLog, StoreError};
-use crate::types::{IfName, Mac, NetworkName, PortName};
+use crate::types::{IfName, IpNet, Mac, NetworkName, PortName};
 
 pub use crate::lease::{LeaseEvent, LeaseKind, LeaseRecord as Lease};
 pub(super) use turn::Turn;
@@ -88,6 +88,9 @@ pub struct Wanted {
     pub dhcp6: Option<v6::Scope>,
     /// Router advertisements.
     pub ra: Option<ra::Scope>,
+    /// The subnets that the network has, with or without DHCP: leases outside of them end. `None` where it does not run:
+    /// its leases wait for the next start.
+    pub subnets: Option<Vec<IpNet>>,
 }
 
 /// What the handle asks of the thread. Answers go out after the commit of their turn.

@@ -322,7 +322,7 @@ impl Worker {
     fn command(&mut self, now: Time, command: Command, turn: &mut Turn) {
         match command {
             Command::Configure(wanted, answer) => {
-                let failed = self.configure(now, wanted);
+                let failed = self.configure(now, wanted, turn);
                 turn.answer(answer, failed);
             }
             Command::Reserve {
@@ -376,7 +376,12 @@ impl Worker {
         }
     }
 
-    fn configure(&mut self, now: Time, wanted: Vec<Wanted>) -> Vec<(NetworkName, String)> {
+    fn configure(
+        &mut self,
+        now: Time,
+        wanted: Vec<Wanted>,
+        turn: &mut Turn,
+    ) -> Vec<(NetworkName, String)> {
         let mut failed = Vec::new();
         for Wanted {
             network: name,
@@ -384,6 +389,7 @@ impl Worker {
             dhcp4,
             dhcp6,
             ra,
+            subnets,
         } in wanted
         {
             let silent = dhcp4.is_none() && dhcp6.is_none() && ra.is_none();
@@ -394,6 +400,11 @@ impl Worker {
             network.ra.configure(now, ra, bridge.clone());
             network.dhcp6.configure(dhcp6, bridge.clone());
             network.dhcp4.configure(dhcp4, bridge);
+            if let Some(subnets) = subnets {
+                for desk in network.desks() {
+                    turn.add(desk.keep_within(now, &subnets));
+                }
+            }
             if let Err(error) = self.open(now, &name) {
                 failed.push((name, error.to_string()));
             }
