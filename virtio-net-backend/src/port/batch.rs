@@ -477,6 +477,47 @@ mod tests {
         }
     }
 
+    /// Moves this thread to a network of its own, where it may.
+    fn leave_network() -> bool {
+        // SAFETY: no memory is touched, and the thread has no socket yet that would notice.
+        let left = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+        if !left {
+            eprintln!("skipped: no network: {}", io::Error::last_os_error());
+        }
+        left
+    }
+
+    #[test]
+    fn what_a_tap_refuses_is_counted_and_the_ring_stays() {
+        let on_taps = || {
+            if !leave_network() {
+                return;
+            }
+            for (mut batch, name) in batches().zip(["t0", "t1"]) {
+                let Ok((mut tap, _)) = Tap::open(name) else {
+                    eprintln!("skipped: no taps here");
+                    return;
+                };
+                let had_ring = batch.has_ring();
+                let mut three_and_three = |tap: &mut Tap| {
+                    for number in 0..3 {
+                        send(&mut batch, tap, number, 80);
+                        let unknown_kind = Frame::new(&[9; 80]).expect("whole");
+                        assert_eq!(batch.send(tap, &unknown_kind), Sent::Done);
+                    }
+                    batch.flush(tap);
+                    (tap.refused(), batch.is_empty(), batch.has_ring())
+                };
+                // Its link is down.
+                assert_eq!(three_and_three(&mut tap), (6, true, had_ring));
+                tap.bring_up(None).expect("up");
+                assert_eq!(three_and_three(&mut tap), (9, true, had_ring));
+            }
+        };
+        // A thread of its own, for others may use this one.
+        std::thread::spawn(on_taps).join().expect("ran");
+    }
+
     #[test]
     fn a_thread_that_did_not_make_the_ring_does_without() {
         for mut batch in batches() {
