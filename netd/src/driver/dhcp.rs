@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use vnet_core::lease::Tally;
 use vnet_core::serve::leases::Stats;
 
 use super::Driver;
@@ -24,29 +25,36 @@ fn of_network(stats: &Stats) -> DhcpNetwork {
         busy: stats.pool_busy,
         advertisements: stats.advertised,
         conflicts: four.conflicts,
-        v4: DhcpFamily {
-            held: stats.tally.held,
-            offered: stats.tally.offered,
-            quarantined: stats.tally.quarantined,
-            received: words(&four.received, |kind| kind.word()),
-            sent: words(&four.sent, |kind| kind.word()),
-            ignored: words(&four.ignored, |reason| reason.word()),
-        },
-        v6: DhcpFamily {
-            held: stats.tally6.held,
-            offered: stats.tally6.offered,
-            quarantined: stats.tally6.quarantined,
-            received: words(&six.received, |kind| kind.word()),
-            sent: words(&six.sent, |kind| kind.word()),
-            ignored: words(&six.ignored, |reason| reason.word()),
-        },
+        v4: family(
+            &stats.tally,
+            words(&four.received, |kind| kind.word()),
+            words(&four.sent, |kind| kind.word()),
+            words(&four.ignored, |reason| reason.word()),
+        ),
+        v6: family(
+            &stats.tally6,
+            words(&six.received, |kind| kind.word()),
+            words(&six.sent, |kind| kind.word()),
+            words(&six.ignored, |reason| reason.word()),
+        ),
     }
 }
 
-fn words<K: Copy>(
-    counts: &BTreeMap<K, u64>,
-    word: impl Fn(K) -> &'static str,
-) -> BTreeMap<String, u64> {
+/// Counts by word.
+type Words = BTreeMap<String, u64>;
+
+const fn family(tally: &Tally, received: Words, sent: Words, ignored: Words) -> DhcpFamily {
+    DhcpFamily {
+        held: tally.held,
+        offered: tally.offered,
+        quarantined: tally.quarantined,
+        received,
+        sent,
+        ignored,
+    }
+}
+
+fn words<K: Copy>(counts: &BTreeMap<K, u64>, word: impl Fn(K) -> &'static str) -> Words {
     let counts = counts.iter();
     counts
         .map(|(key, count)| (word(*key).to_owned(), *count))

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::control::{AddPort, Answer, Command, LimitSpec, RateSpec, SetPort};
 use super::keeper::Keeper;
-use super::network::Middle;
+use super::middle::{Middle, Uplink};
 use super::port::{Door, Port};
 use super::worker::Worker;
 use crate::device::Settings;
@@ -174,12 +174,14 @@ impl Worker {
                 })
             })
             .collect();
-        let uplink = self
-            .network()
-            .uplink()
-            .map(|uplink| (uplink.tap.name().to_owned(), uplink.tap.is_attached()));
-        let (name, attached) = uplink.unzip();
-        Answer::done(json!({ "ports": ports, "uplink": name, "uplink-attached": attached }))
+        let uplink = self.network().uplink().map(|uplink| &*uplink);
+        let answer = json!({
+            "ports": ports,
+            "uplink": uplink.map(|uplink| uplink.tap.name()),
+            "uplink-attached": uplink.map(|uplink| uplink.tap.is_attached()),
+            "uplink-batched": uplink.map(Uplink::is_batched),
+        });
+        Answer::done(answer)
     }
 
     fn stats(&mut self) -> Answer {

@@ -332,7 +332,8 @@ impl Client {
 /// Commands, a line each, of whoever may give them: sockets come as fds only, so that no file is made. How many were obeyed.
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) fn fuzz(lines: &[u8]) -> usize {
-    use super::network::{Middle, Network};
+    use super::middle::Middle;
+    use super::network::Network;
     use crate::fuzz::frontend::fd;
     use crate::switch::Switch;
 

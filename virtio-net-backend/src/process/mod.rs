@@ -15,6 +15,7 @@ pub mod commands;
 pub mod control;
 pub mod faults;
 pub mod keeper;
+pub mod middle;
 pub mod network;
 mod paths;
 pub mod poll;

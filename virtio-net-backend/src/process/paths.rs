@@ -1,6 +1,6 @@
 //! Where a frame goes that a port or the tap has sent: through the middle, into the drivers' rings or to the tap.
 
-use super::network::{Middle, Uplink};
+use super::middle::{Middle, Uplink};
 use super::port::Port;
 use crate::device::{Credit, Frame, Sent, cost};
 use crate::switch::{Egress, PortIndex, PortSet, Time};

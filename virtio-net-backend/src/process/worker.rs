@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::keeper::Keeper;
-use super::network::{Middle, Network};
+use super::middle::Middle;
+use super::network::Network;
 use super::poll::{Poll, Source};
 use super::port::{Door, Port};
 use crate::port::Tap;

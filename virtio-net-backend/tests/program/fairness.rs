@@ -3,7 +3,8 @@
 use std::os::unix::net::UnixStream;
 
 use virtio_net_backend::device::Settings;
-use virtio_net_backend::process::network::{BUDGET, Middle, Network};
+use virtio_net_backend::process::middle::Middle;
+use virtio_net_backend::process::network::{BUDGET, Network};
 use virtio_net_backend::process::port::{Door, Port};
 use virtio_net_backend::switch::{self, Limit, Rate, Switch, Time};
 
