@@ -92,6 +92,11 @@ fn udhcpc_gets_keeps_and_gives_back() -> anyhow::Result<()> {
         (&3.into(), &1.into()),
         "{stats}"
     );
+    let nowhere = netd.try_vnet(&["lease", "list", "nowhere"])?.refused()?;
+    assert!(
+        nowhere.contains("network `nowhere` does not exist"),
+        "{nowhere}"
+    );
     let table = netd.vnet(&["lease", "stats"])?;
     assert!(
         table.starts_with("NETWORK") && table.contains("IPv6"),

@@ -349,7 +349,7 @@ async fn detach(
     ask(&driver, |r| Command::Detach(key, r)).await
 }
 
-#[utoipa::path(get, path = "/v1/leases", params(Of), responses((status = 200, body = Vec<LeaseView>)))]
+#[utoipa::path(get, path = "/v1/leases", params(Of), responses((status = 200, body = Vec<LeaseView>), (status = 404, body = ErrorBody)))]
 async fn leases(State(driver): State<Handle>, Query(of): Query<Of>) -> Answer<Vec<LeaseView>> {
     ask(&driver, |r| Command::Leases(of.network, r)).await
 }

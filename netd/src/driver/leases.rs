@@ -9,11 +9,17 @@ use vnet_core::serve::leases::Lease;
 use vnet_core::types::{NetworkName, PortName};
 
 use super::networks::keep;
+use super::networks::no_such_network;
 use super::{Driver, Refusal};
 use crate::wire::{LeaseView, Outcome};
 
 impl Driver {
-    pub(super) async fn show_leases(&self, of: Option<&str>) -> Vec<LeaseView> {
+    pub(super) async fn show_leases(&self, of: Option<&str>) -> Result<Vec<LeaseView>, Refusal> {
+        if let Some(of) = of {
+            // What is no name is no network's either.
+            let name = of.parse().map_err(|_| no_such_network(of))?;
+            self.known(&name)?;
+        }
         let all = self.tools.leases.list().await;
         let mut mine: Vec<LeaseView> = all
             .iter()
@@ -21,7 +27,7 @@ impl Driver {
             .map(|lease| self.lease_view(lease))
             .collect();
         mine.sort_by(|a, b| (&a.network, a.address).cmp(&(&b.network, b.address)));
-        mine
+        Ok(mine)
     }
 
     pub(super) async fn show_lease(

@@ -190,9 +190,7 @@ impl Driver {
             Command::OpenTap(key, queues, user, reply) => {
                 drop(reply.send(self.open_tap(&key, queues, user)))
             }
-            Command::Leases(of, reply) => {
-                drop(reply.send(Ok(self.show_leases(of.as_deref()).await)))
-            }
+            Command::Leases(of, reply) => drop(reply.send(self.show_leases(of.as_deref()).await)),
             Command::Lease(network, address, reply) => {
                 drop(reply.send(self.show_lease(&network, address).await))
             }

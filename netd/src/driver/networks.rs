@@ -146,9 +146,7 @@ impl Driver {
         if self.world.networks.contains_key(name) {
             return Ok(());
         }
-        Err(Refusal::NotFound(format!(
-            "network `{name}` does not exist: `vnet network list` shows those that do"
-        )))
+        Err(no_such_network(name.as_str()))
     }
 
     /// Starts a network; its ports come back with it.
@@ -433,4 +431,12 @@ pub(super) fn keep(network: &Network) -> Result<Op, Refusal> {
     let json =
         serde_json::to_vec(&NetworkDoc::of(network)).map_err(|e| Refusal::Failed(e.to_string()))?;
     Ok(put(Table::Networks, &network.name, json))
+}
+
+/// What whoever names it is told.
+pub(super) fn no_such_network(name: &str) -> Refusal {
+    Refusal::NotFound(format!(
+        "network `{}` does not exist: `vnet network list` shows those that do",
+        name.escape_debug()
+    ))
 }
