@@ -34,6 +34,13 @@ fn a_network_starts_without_its_dns_and_says_so() -> anyhow::Result<()> {
     })?;
     let why = "192.168.122.1 port 53/udp is taken by another program";
     assert!(events.log().contains(why), "{}", events.log());
+    // To be stopped is no recovery.
+    netd.vnet(&["network", "restart", "default"])?;
+    assert!(
+        !events.log().contains("service.recovered"),
+        "{}",
+        events.log()
+    );
     let shown = netd.json(&["network", "list"])?.to_string();
     assert!(shown.contains(why), "{shown}");
     // DHCP works meanwhile, and DNS as soon as it can.

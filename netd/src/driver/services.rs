@@ -162,7 +162,7 @@ impl Driver {
         }
         if failed {
             self.again.get_or_insert(Instant::now() + AGAIN);
-        } else if ailed && self.world.active.contains(network) {
+        } else if ailed && !self.warnings.is_unserved(network) {
             let text = format!("network {network} has all its services again");
             self.events.emit("service.recovered", name, text);
         }
@@ -285,6 +285,8 @@ impl Driver {
         for name in networks {
             self.told.remove(name);
             self.tftp.remove(name);
+            // What is not wanted any more has not recovered.
+            self.warnings.ask_nothing(name);
         }
         let silence = Told::default();
         let wanted = known

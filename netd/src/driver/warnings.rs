@@ -17,6 +17,9 @@ pub(super) enum Source {
     Backend,
 }
 
+/// Those who serve guests.
+const SERVICES: [Source; 2] = [Source::Services, Source::Files];
+
 /// What everybody said last.
 #[derive(Debug, Default)]
 pub(super) struct Warnings(BTreeMap<NetworkName, BTreeMap<Source, Vec<String>>>);
@@ -48,14 +51,25 @@ impl Warnings {
         of_it.is_some_and(|of_it| of_it.contains_key(&source))
     }
 
-    /// The networks that have no service, or not all of it.
+    /// Whether a network has no service, or not all of it.
+    pub(super) fn is_unserved(&self, network: &NetworkName) -> bool {
+        SERVICES.iter().any(|source| self.has(network, *source))
+    }
+
+    /// The networks of which that is so.
     pub(super) fn unserved(&self) -> Vec<NetworkName> {
-        let sources = [Source::Services, Source::Files];
         let names = self.0.keys();
         names
-            .filter(|name| sources.iter().any(|source| self.has(name, *source)))
+            .filter(|name| self.is_unserved(name))
             .cloned()
             .collect()
+    }
+
+    /// The network is to have no services.
+    pub(super) fn ask_nothing(&mut self, network: &NetworkName) {
+        for source in SERVICES {
+            self.say(network, source, Vec::new());
+        }
     }
 
     /// All that is said of a network.
@@ -97,7 +111,9 @@ mod tests {
         assert_eq!(warnings.unserved(), std::slice::from_ref(&lab));
         assert_eq!(warnings.say(&lab, Source::Services, Vec::new()), [""; 0]);
         assert!(!warnings.has(&lab, Source::Services));
-        warnings.say(&lab, Source::Files, Vec::new());
+        assert!(warnings.is_unserved(&lab), "files are missing still");
+        warnings.ask_nothing(&lab);
+        assert!(!warnings.is_unserved(&lab));
         warnings.say(&lab, Source::Backend, taken());
         assert_eq!(warnings.unserved(), []);
         assert_eq!(warnings.all().count(), 1);
