@@ -236,6 +236,28 @@ fn a_removed_prefix_is_deprecated() -> anyhow::Result<()> {
     })
 }
 
+#[test]
+fn who_missed_the_news_hears_it_from_the_next_daemon() -> anyhow::Result<()> {
+    let test = "who_missed_the_news_hears_it_from_the_next_daemon";
+    on(SLAAC, test, &["sysctl"], |_, mut netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        let old = address(&alice.ns, "fd00:66:")?;
+        alice.ns.sh("sysctl -qw net.ipv6.conf.eth0.accept_ra=0")?;
+        netd.apply(&SLAAC.replace("fd00:66::1/64", "fd00:67::1/64"))?;
+        netd.kill9()?;
+        let said = alice.ns.ip("-6 -o addr show dev eth0 scope global")?;
+        assert!(!said.contains("deprecated"), "{said}");
+        alice.ns.sh("sysctl -qw net.ipv6.conf.eth0.accept_ra=1")?;
+        netd.start_again()?;
+        wait_for("the old address to be deprecated", WAIT, || {
+            let all = alice.ns.ip("-6 -o addr show dev eth0 scope global")?;
+            let line = all.lines().find(|l| l.contains(&old)).unwrap_or("");
+            anyhow::ensure!(line.contains("deprecated"), "{all}");
+            Ok(())
+        })
+    })
+}
+
 const STATEFUL: &str = r#"
 name = "six"
 [forward]

@@ -5,6 +5,7 @@
 //! # RFC 4861 section 6.2.4: what the case is about
 //! toml ... end                       the network (again: the network after a change)
 //! stop                               the network ends
+//! restart                            the daemon ends and begins, with what it kept on disk
 //! + 600                              so many seconds pass; what is due in them is sent, spread as little as can be;
 //!                                    with `last` only the last of it is told
 //! rs 52:54:00:00:00:01 src=ADDRESS hops=N option=HEX code=N xN    a solicitation (so many of them), from the link-local
@@ -56,6 +57,7 @@ impl Case {
                     self.pass(0)
                 }
                 ["stop"] => self.stop(),
+                ["restart"] => self.restart(),
                 ["+", seconds] => self.pass(seconds.parse().unwrap()),
                 ["+", seconds, "last"] => {
                     let mut says = self.pass(seconds.parse().unwrap());
@@ -70,6 +72,10 @@ impl Case {
 
     fn network(&mut self, document: &str) {
         self.stage.network(document, BRIDGE);
+        self.advertise();
+    }
+
+    fn advertise(&mut self) {
         let scope = Scope::of(&self.stage.world, self.stage.name());
         assert!(scope.is_some());
         let farewells = self.server.configure(self.stage.time(), scope);
@@ -79,6 +85,13 @@ impl Case {
     fn stop(&mut self) -> Vec<String> {
         let farewells = self.server.configure(self.stage.time(), None);
         farewells.iter().map(|one| self.tell(0, one)).collect()
+    }
+
+    fn restart(&mut self) -> Vec<String> {
+        let kept = serde_json::to_vec(self.server.removed()).unwrap();
+        self.server = Advertiser::after(serde_json::from_slice(&kept).unwrap());
+        self.advertise();
+        self.pass(0)
     }
 
     fn pass(&mut self, seconds: u64) -> Vec<String> {

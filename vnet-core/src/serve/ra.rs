@@ -7,7 +7,7 @@ use std::net::{Ipv6Addr, UdpSocket};
 
 use super::bridged::Bridged;
 use super::packet::{Inbox, PacketSocket};
-use crate::dhcp::ra::{Advertiser, Scope, Solicitation};
+use crate::dhcp::ra::{Advertiser, Removed, Scope, Solicitation};
 use crate::lease::Time;
 use crate::types::IfName;
 
@@ -16,7 +16,7 @@ const BATCHES: usize = 4;
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
 /// Router advertisements of one network.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ra {
     advertiser: Advertiser,
     /// Beside the packets: a socket that holds the membership of the routers' group, without which a snooping bridge
@@ -25,6 +25,19 @@ pub(super) struct Ra {
 }
 
 impl Ra {
+    /// Goes on taking back what was being taken back before.
+    pub(super) fn after(removed: Removed) -> Self {
+        Self {
+            advertiser: Advertiser::after(removed),
+            sockets: Bridged::default(),
+        }
+    }
+
+    /// What is being taken back.
+    pub(super) const fn removed(&self) -> &Removed {
+        self.advertiser.removed()
+    }
+
     /// Says this from now on; `None` says farewell.
     pub(super) fn configure(&mut self, now: Time, scope: Option<Scope>, bridge: IfName) {
         let wanted = scope.is_some().then_some(bridge);

@@ -1,16 +1,19 @@
-//! What survives: documents (networks, ports) in a redb file, and leases in a log beside it.
+//! What survives: documents (networks, ports) in a redb file, leases in a log beside it, and what networks take back of
+//! their advertisements in a small file beside the leases.
 //!
-//! Both are blocking. Each has one kind of owner and they share nothing: the driver keeps documents, rarely, and several
+//! All are blocking. Each has one kind of owner and they share nothing: the driver keeps documents, rarely, and several
 //! of them together or none; the leases' thread keeps leases, thousands a second, and somebody waits for each.
 
 mod documents;
 mod leases;
+mod withdrawn;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use documents::{Op, Store, Table};
 pub use leases::LeaseLog;
+pub use withdrawn::Withdrawn;
 
 /// Why the store cannot do it.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! Router advertisements (RFC 4861 section 6.2, with RFC 4191, 8106, 8781 and 8910) of one network, as a pure function
 //! of its scope, the time and the solicitations that come in. It is not a socket or a timer, and it keeps nothing on
-//! disk: a restarted daemon advertises afresh.
+//! disk: a restarted daemon advertises afresh, and begins with what was being taken back ([`Advertiser::removed`]).
 //!
 //! ```text
 //!   configure --> three in a hurry --> one every 200 to 600 s <--+
@@ -12,13 +12,13 @@
 //! the advertisement that first said so. A prefix is *deprecated* for two hours: guests finish what they began with it
 //! and begin nothing new, instead of keeping a dead address for a day.
 
+mod removed;
 mod scope;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
-use scope::Item;
+pub use removed::Removed;
 pub use scope::Scope;
 pub(super) use scope::resolvers;
 pub use wire::Solicitation;
@@ -38,10 +38,6 @@ const FAREWELLS: usize = 3;
 /// How long an address made from a prefix is preferred, and valid, without another advertisement.
 const PREFERRED: u32 = 14_400;
 const VALID: u32 = 86_400;
-/// RFC 4862 section 5.5.3: guests cut no lifetime below two hours, so a removed prefix is spoken of that long.
-const DEPRECATED: u64 = 7200;
-/// Removed things remembered.
-const MOST_REMOVED: usize = 64;
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
@@ -66,8 +62,7 @@ pub enum Reason {
 #[derive(Debug, Clone, Default)]
 pub struct Advertiser {
     scope: Option<Scope>,
-    /// What was advertised before, and until when it is taken back.
-    removed: BTreeMap<Item, Time>,
+    removed: Removed,
     next: Option<Time>,
     last: Option<Time>,
     hasty: u8,
@@ -77,12 +72,28 @@ pub struct Advertiser {
 }
 
 impl Advertiser {
+    /// An advertiser that goes on where another, of which this was kept, ended.
+    #[must_use]
+    pub fn after(removed: Removed) -> Self {
+        Self {
+            removed,
+            ..Self::default()
+        }
+    }
+
+    /// What is being taken back: to be kept after each [`Advertiser::configure`].
+    #[must_use]
+    pub const fn removed(&self) -> &Removed {
+        &self.removed
+    }
+
     /// A new scope in place of the old one; with `None` the farewells that are to be sent before the bridge goes.
     pub fn configure(&mut self, now: Time, scope: Option<Scope>) -> Vec<Advertisement> {
         if self.scope == scope {
             return Vec::new();
         }
-        self.remember(now, scope.as_ref());
+        let (old, new) = (self.scope.as_ref(), scope.as_ref());
+        self.removed.follow(now, old, new);
         self.scope = scope;
         self.hasty = HASTY.0;
         if self.scope.is_some() {
@@ -93,35 +104,6 @@ impl Advertiser {
         let last_words = wire::farewell(&std::mem::take(&mut self.removed), now);
         let farewells = (0..FAREWELLS).map(|_| self.multicast(last_words.clone()));
         farewells.collect()
-    }
-
-    /// Notes what the old scope says and the new one does not.
-    fn remember(&mut self, now: Time, scope: Option<&Scope>) {
-        let kept = scope.map(Scope::items).unwrap_or_default();
-        if let Some(old) = &self.scope {
-            let forgotten = now.plus_secs(old.ra.lifetime().into());
-            for item in old.items() {
-                let until = match &item {
-                    Item::Prefix(_) | Item::Own(_) => now.plus_secs(DEPRECATED),
-                    Item::Route(_)
-                    | Item::Resolver(_)
-                    | Item::Domain(_)
-                    | Item::Pref64(_)
-                    | Item::Portal
-                    | Item::Mtu => forgotten,
-                };
-                self.removed.insert(item, until);
-            }
-        }
-        self.removed
-            .retain(|item, until| *until > now && !kept.contains(item));
-        while self.removed.len() > MOST_REMOVED {
-            let first = self.removed.iter().min_by_key(|(_, until)| **until);
-            let Some(first) = first.map(|(item, _)| item.clone()) else {
-                return;
-            };
-            self.removed.remove(&first);
-        }
     }
 
     /// When the next multicast may leave (RFC 4861 section 6.2.4).
@@ -172,7 +154,7 @@ impl Advertiser {
         if self.next? > now {
             return None;
         }
-        self.removed.retain(|_, until| *until > now);
+        self.removed.expire(now);
         let scope = self.scope.as_ref()?;
         let body = wire::body(scope, &self.removed, now);
         let (least, most) = scope.ra.between();

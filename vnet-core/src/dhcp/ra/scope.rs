@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Forward, HostAccess, Network, Ra, RaMode, Subnet6, World};
 use crate::types::{DomainName, Ipv6Net, NetworkName};
 
@@ -34,7 +36,8 @@ pub struct Scope {
 }
 
 /// Something that guests remember until it is taken back.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Item {
     /// A prefix on the link.
     Prefix(Ipv6Net),

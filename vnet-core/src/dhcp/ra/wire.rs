@@ -1,9 +1,9 @@
 //! The bytes: a solicitation taken in, an advertisement and its options written out.
 
-use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
-use super::{Item, PREFERRED, Scope, VALID};
+use super::scope::Item;
+use super::{PREFERRED, Removed, Scope, VALID};
 use crate::dhcp::ip6::{Envelope, ICMP, Packet, seal};
 use crate::lease::Time;
 use crate::model::Preference;
@@ -76,7 +76,7 @@ impl Body {
 }
 
 /// What a scope says, and what is taken back.
-pub(super) fn body(scope: &Scope, removed: &BTreeMap<Item, Time>, now: Time) -> Body {
+pub(super) fn body(scope: &Scope, removed: &Removed, now: Time) -> Body {
     let lifetime = u32::from(scope.ra.lifetime());
     let router = if scope.is_router {
         scope.ra.router()
@@ -114,15 +114,15 @@ pub(super) fn body(scope: &Scope, removed: &BTreeMap<Item, Time>, now: Time) -> 
 }
 
 /// The last word of a network: no router, no resolver, and addresses to be used no more.
-pub(super) fn farewell(removed: &BTreeMap<Item, Time>, now: Time) -> Body {
+pub(super) fn farewell(removed: &Removed, now: Time) -> Body {
     let mut out = head(0, 0);
     taken_back(&mut out, removed, now);
     Body(out)
 }
 
 /// What is no more, each by the lifetime that ends it. What does not fit had its turn: guests forget it by themselves.
-fn taken_back(out: &mut Vec<u8>, removed: &BTreeMap<Item, Time>, now: Time) {
-    for (item, until) in removed {
+fn taken_back(out: &mut Vec<u8>, removed: &Removed, now: Time) {
+    for (item, until) in removed.iter() {
         let mut option = Vec::new();
         match item {
             // RFC 4862 section 5.5.4: existing addresses stay for what is under way, nothing new begins with them.
@@ -131,10 +131,10 @@ fn taken_back(out: &mut Vec<u8>, removed: &BTreeMap<Item, Time>, now: Time) {
                     64 => ON_LINK | OWN,
                     _ => ON_LINK,
                 };
-                prefix(&mut option, *net, flags, left(*until, now), 0);
+                prefix(&mut option, *net, flags, left(until, now), 0);
             }
-            Item::Own(net) if removed.contains_key(&Item::Prefix(*net)) => {}
-            Item::Own(net) => prefix(&mut option, *net, OWN, left(*until, now), 0),
+            Item::Own(net) if removed.contains(&Item::Prefix(*net)) => {}
+            Item::Own(net) => prefix(&mut option, *net, OWN, left(until, now), 0),
             Item::Route(net) => route(&mut option, *net, 0),
             Item::Resolver(address) => resolvers(&mut option, &[*address], 0),
             Item::Domain(domain) => search(&mut option, std::slice::from_ref(domain), 0),

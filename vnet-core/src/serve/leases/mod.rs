@@ -33,7 +33,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::dhcp::v4::{Counters, ReserveError, Scope};
 use crate::dhcp::{Share, ra, v6};
 use crate::lease::Tally;
-use crate::store::{LeaseLog, StoreError};
+use crate::store::{LeaseLog, StoreError, Withdrawn};
 use crate::types::{IfName, IpNet, Mac, NetworkName, PortName};
 
 pub use crate::lease::{LeaseEvent, LeaseKind, LeaseRecord as Lease};
@@ -155,7 +155,12 @@ impl Leases {
         let (commands, receiver) = channel();
         let (events, _) = broadcast::channel(EVENTS);
         let (log, records) = LeaseLog::open(folder)?;
-        let worker = worker::Worker::new(log, records, receiver, bell.0.clone(), events.clone())?;
+        let kept = worker::Kept {
+            log,
+            records,
+            withdrawn: Withdrawn::open(folder),
+        };
+        let worker = worker::Worker::new(kept, receiver, bell.0.clone(), events.clone())?;
         std::thread::Builder::new()
             .name("leases".to_owned())
             .spawn(move || worker.run())?;

@@ -14,12 +14,13 @@ use tokio::sync::broadcast;
 use super::disk::{Disk, Frames, Refused};
 use super::{Command, Lease, News, Stats, Turn, Wanted};
 use crate::dhcp::Desk;
+use crate::dhcp::ra::Removed;
 use crate::lease::{Change, LeaseRecord, Time};
 use crate::serve::dhcp4::Dhcp4;
 use crate::serve::dhcp6::Dhcp6;
 use crate::serve::packet::{Inbox, PacketSocket};
 use crate::serve::ra::Ra;
-use crate::store::LeaseLog;
+use crate::store::{LeaseLog, Withdrawn};
 use crate::types::NetworkName;
 
 /// How often bridges that should be there, and a disk that was full, are looked at again.
@@ -46,6 +47,13 @@ const DOORS: [Door; 4] = [Door::Arp, Door::Dhcp4, Door::Dhcp6, Door::Ra];
 /// Numbers of one network: a [`Door`] each.
 const SOCKETS: u64 = DOORS.len() as u64;
 
+/// What the folder had.
+pub(super) struct Kept {
+    pub(super) log: LeaseLog,
+    pub(super) records: Vec<LeaseRecord>,
+    pub(super) withdrawn: Withdrawn,
+}
+
 pub(super) struct Worker {
     disk: Disk,
     commands: Receiver<Command>,
@@ -53,6 +61,7 @@ pub(super) struct Worker {
     epoll: OwnedFd,
     clock: Clock,
     networks: BTreeMap<NetworkName, Network>,
+    withdrawn: Withdrawn,
     by_number: BTreeMap<u64, NetworkName>,
     last_number: u64,
     inbox: Inbox,
@@ -68,12 +77,18 @@ struct Network {
 }
 
 impl Network {
-    fn new(name: &NetworkName, records: Vec<LeaseRecord>, now: Time, number: u64) -> Self {
+    fn new(
+        name: &NetworkName,
+        records: Vec<LeaseRecord>,
+        removed: Removed,
+        now: Time,
+        number: u64,
+    ) -> Self {
         let (v4, v6) = records.into_iter().partition(|r| r.address.is_ipv4());
         Self {
             dhcp4: Dhcp4::new(name.clone(), v4, now),
             dhcp6: Dhcp6::new(name.clone(), v6, now),
-            ra: Ra::default(),
+            ra: Ra::after(removed),
             number,
         }
     }
@@ -146,8 +161,7 @@ impl Network {
 
 impl Worker {
     pub(super) fn new(
-        log: LeaseLog,
-        records: Vec<LeaseRecord>,
+        kept: Kept,
         commands: Receiver<Command>,
         bell: Arc<OwnedFd>,
         events: broadcast::Sender<News>,
@@ -157,19 +171,20 @@ impl Worker {
         epoll::add(&epoll, &*bell, wake, epoll::EventFlags::IN)?;
         raise_file_limit();
         let mut worker = Self {
-            disk: Disk::start(log, events, bell.clone())?,
+            disk: Disk::start(kept.log, events, bell.clone())?,
             commands,
             bell,
             epoll,
             clock: Clock::start(),
             networks: BTreeMap::new(),
+            withdrawn: kept.withdrawn,
             by_number: BTreeMap::new(),
             last_number: 0,
             inbox: Inbox::new(),
             look_again: Time::NEVER,
         };
         let mut by_network = BTreeMap::<NetworkName, Vec<LeaseRecord>>::new();
-        for record in records {
+        for record in kept.records {
             by_network
                 .entry(record.network.clone())
                 .or_default()
@@ -356,6 +371,8 @@ impl Worker {
                 turn.answer(answer, ());
             }
             Command::DropNetwork(name, answer) => {
+                self.withdrawn.put(&name, &Removed::default());
+                self.withdrawn.save();
                 if let Some(network) = self.networks.remove(&name) {
                     self.by_number.remove(&network.number);
                     let gone = network
@@ -398,6 +415,7 @@ impl Worker {
             }
             let network = self.network(name.clone());
             network.ra.configure(now, ra, bridge.clone());
+            let removed = network.ra.removed().clone();
             network.dhcp6.configure(dhcp6, bridge.clone());
             network.dhcp4.configure(dhcp4, bridge);
             if let Some(subnets) = subnets {
@@ -405,10 +423,12 @@ impl Worker {
                     turn.add(desk.keep_within(now, &subnets));
                 }
             }
+            self.withdrawn.put(&name, &removed);
             if let Err(error) = self.open(now, &name) {
                 failed.push((name, error.to_string()));
             }
         }
+        self.withdrawn.save();
         failed
     }
 
@@ -448,16 +468,18 @@ impl Worker {
         if !self.networks.contains_key(&name) {
             self.enter(name.clone(), Vec::new());
         }
+        let removed = Removed::default();
         self.networks
             .entry(name.clone())
-            .or_insert_with(|| Network::new(&name, Vec::new(), Time::default(), 0))
+            .or_insert_with(|| Network::new(&name, Vec::new(), removed, Time::default(), 0))
     }
 
     fn enter(&mut self, name: NetworkName, records: Vec<LeaseRecord>) {
         self.last_number += SOCKETS;
         let number = self.last_number;
         self.by_number.insert(number, name.clone());
-        let network = Network::new(&name, records, self.clock.now(), number);
+        let removed = self.withdrawn.of(&name);
+        let network = Network::new(&name, records, removed, self.clock.now(), number);
         self.networks.insert(name, network);
     }
 
