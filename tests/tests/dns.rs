@@ -354,7 +354,7 @@ fn port_53_of_others() -> anyhow::Result<()> {
         return Ok(());
     }
     let mut host = DnsHost::new("dnshost", "")?;
-    // On all addresses: no obstacle for UDP; TCP comes when it lets go.
+    // On all addresses: no obstacle for UDP; TCP comes when it has let go and we ask again.
     let wild = host.ns.spawn(&[
         "dnsmasq",
         "-k",
@@ -373,8 +373,9 @@ fn port_53_of_others() -> anyhow::Result<()> {
     let guest = host.guest("br1", "guest", "10.94.1.50/24")?;
     assert_eq!(short(&guest, &format!("{AT} web"))?, "10.94.1.9");
     drop(wild);
+    assert_eq!(host.network(LAB)?, []);
     served(&guest, "+tcp")?;
-    // On the very address, for itself alone: told, and tried again until it lets go.
+    // On the very address, for itself alone.
     host.stop("lab")?;
     let rival = host
         .ns
@@ -385,6 +386,7 @@ fn port_53_of_others() -> anyhow::Result<()> {
         "{errors:?}"
     );
     drop(rival);
+    assert_eq!(host.network(LAB)?, []);
     served(&guest, "+notcp")
 }
 

@@ -1,22 +1,19 @@
-//! Which gateway addresses are listened at: as wanted, and again and again where something is in the way.
+//! Which gateway addresses are listened at: as wanted. Where something is in the way, whoever wants it is told, and asks
+//! again.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, TcpListener, UdpSocket};
-use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::worker::{Token, Worker};
 use super::{Wanted, listen};
 use crate::dns::NetworkId;
 use crate::serve::packet::index_of;
 use crate::types::{IfName, NetworkName};
-
-/// How long until a gateway address that could not be bound is tried again.
-const RETRY: Duration = Duration::from_secs(2);
 
 /// A gateway address that is served.
 pub(super) struct Listener {
@@ -68,7 +65,6 @@ impl Worker {
         }
         self.networks.insert(network.clone(), bound);
         let problem = self.bind(&network)?;
-        warn!(%network, problem, "DNS is not served on every gateway; it is tried again");
         Some((network, problem))
     }
 
@@ -115,7 +111,6 @@ impl Worker {
         if problems.is_empty() {
             return None;
         }
-        self.retry_at.get_or_insert(Instant::now() + RETRY);
         Some(problems.join("; "))
     }
 
@@ -151,23 +146,6 @@ impl Worker {
             listener.tcp = Some(tcp);
         }
         Ok(())
-    }
-
-    /// Tries again what could not be bound, when it is time.
-    pub(super) fn retry(&mut self, now: Instant) {
-        if self.retry_at.is_none_or(|at| at > now) {
-            return;
-        }
-        self.retry_at = None;
-        let whole = |i: usize| self.listeners.get(i).is_some_and(|l| l.tcp.is_some());
-        let waiting = |bound: &Bound| !bound.listeners.values().all(|l| l.is_some_and(whole));
-        let all = self.networks.iter().filter(|(_, bound)| waiting(bound));
-        let all: Vec<NetworkName> = all.map(|(name, _)| name.clone()).collect();
-        for network in all {
-            if self.bind(&network).is_none() {
-                info!(%network, "DNS is served on every gateway now");
-            }
-        }
     }
 }
 

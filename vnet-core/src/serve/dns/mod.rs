@@ -123,7 +123,7 @@ impl Dns {
     }
 
     /// Serves these networks as wanted from now on, others as before. A live change keeps sockets, leases' names and
-    /// the cache. Whatever cannot be served is told (and tried again until it can be): the network works without.
+    /// the cache. Whatever cannot be served is told, and tried again when it is asked for again: the network works without.
     pub async fn configure(&self, wanted: Vec<Wanted>) -> Vec<(NetworkName, String)> {
         let (reply, answer) = oneshot::channel();
         let links: Vec<Told> = wanted.iter().map(link).collect();

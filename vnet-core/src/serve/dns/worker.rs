@@ -104,7 +104,6 @@ pub(super) struct Worker {
     pub(super) replies: Vec<Vec<u8>>,
     /// Queries taken in this turn.
     pub(super) busy: usize,
-    pub(super) retry_at: Option<Instant>,
     started: Instant,
     sweep_at: Option<Instant>,
     look_at: Option<Instant>,
@@ -141,7 +140,6 @@ impl Worker {
             batch: Batch::new(),
             replies: vec![Vec::new(); mmsg::BATCH],
             busy: 0,
-            retry_at: None,
             started: Instant::now(),
             sweep_at: None,
             look_at: None,
@@ -218,7 +216,7 @@ impl Worker {
             .resolver
             .due()
             .map(|due| self.started + Duration::from_millis(due));
-        let all = [self.retry_at, self.sweep_at, self.look_at, due];
+        let all = [self.sweep_at, self.look_at, due];
         let next = all.into_iter().flatten().min();
         next.map(|at| at.saturating_duration_since(now))
     }
@@ -323,7 +321,6 @@ impl Worker {
 
     fn timers(&mut self) {
         let (now, ms) = (Instant::now(), self.now());
-        self.retry(now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = Some(now + LOOK);
             self.look();
