@@ -85,6 +85,8 @@ lease_time = "infinite"
 options = { ntp-server = "fd00:50::7b" }
 [ra]
 interval = 30
+preferred_lifetime = 3600
+valid_lifetime = 4294967295
 preference = "low"
 [[route]]
 to = "10.99.0.0/16"
@@ -137,6 +139,45 @@ fn what_is_wrong_about_signatures_is_said() {
         let problems = read(&format!("{base}{line}\n")).unwrap_err().to_string();
         assert!(problems.contains(place), "{problems}");
     }
+}
+
+#[test]
+fn what_is_wrong_about_upstreams_is_said() {
+    let base = "name = \"i\"\n[[subnet]]\naddress = \"10.0.0.1/24\"\n[[subnet]]\naddress = \"fd00::1/64\"\n[dns]\n";
+    let text = |upstream| format!("{base}upstream = [{{ address = \"{upstream}\" }}]\n");
+    for upstream in [
+        "10.0.0.1",
+        "fd00::1",
+        "0.0.0.0",
+        "fe80::1",
+        "ff02::fb",
+        "9.9.9.9:0",
+    ] {
+        assert_eq!(
+            places(&text(upstream)),
+            ["dns.upstream[0].address"],
+            "{upstream}"
+        );
+    }
+    for upstream in ["10.0.0.1:5300", "[fe80::1%2]:53", "10.0.0.2", "::1"] {
+        assert!(read(&text(upstream)).is_ok(), "{upstream}");
+    }
+}
+
+#[test]
+fn what_is_wrong_about_advertisements_is_said() {
+    let base = "name = \"i\"\n[[subnet]]\naddress = \"fd00::1/64\"\n";
+    for (ra, place) in [
+        ("interval = 3", "ra.interval"),
+        ("router_lifetime = 599", "ra.router_lifetime"),
+        ("preferred_lifetime = 599", "ra.preferred_lifetime"),
+        ("valid_lifetime = 14399", "ra.preferred_lifetime"),
+        ("preference = \"most\"", "ra.preference"),
+    ] {
+        assert_eq!(places(&format!("{base}[ra]\n{ra}\n")), [place], "{ra}");
+    }
+    let small = format!("{base}[bridge]\nmtu = 1279\n");
+    assert_eq!(places(&small), ["bridge.mtu"]);
 }
 
 #[test]

@@ -65,6 +65,9 @@ fn ra(ra: &Ra) -> Option<RaDoc> {
     (*ra != usual).then(|| RaDoc {
         interval: (ra.interval != usual.interval).then_some(ra.interval),
         router_lifetime: ra.router_lifetime,
+        preferred_lifetime: (ra.preferred_lifetime != usual.preferred_lifetime)
+            .then_some(ra.preferred_lifetime),
+        valid_lifetime: (ra.valid_lifetime != usual.valid_lifetime).then_some(ra.valid_lifetime),
         preference: (ra.preference != usual.preference).then(|| ra.preference.word().to_owned()),
     })
 }

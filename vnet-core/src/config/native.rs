@@ -281,6 +281,13 @@ pub struct RaDoc {
     /// interval to 9000 (three intervals when left out).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub router_lifetime: Option<u16>,
+    /// Seconds that addresses made from a prefix are used for something new without another advertisement: from the
+    /// interval to the valid lifetime (14400 when left out).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preferred_lifetime: Option<u32>,
+    /// Seconds that they are valid (86400 when left out; 4294967295: for ever). Guests cut it to no less than two hours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_lifetime: Option<u32>,
     /// `high`, `medium` (when left out) or `low`: which of several routers guests take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preference: Option<String>,

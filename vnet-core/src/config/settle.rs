@@ -5,7 +5,7 @@ mod subnet;
 mod subnet6;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use uuid::Uuid;
 
@@ -79,7 +79,17 @@ fn settle(doc: &NetworkDoc, fill: &Fill, check: &mut Check) -> Option<Network> {
         .as_ref()
         .and_then(|d| check.parse("domain.name", &d.name));
     let (subnets4, subnets6) = subnet::subnets(doc, fill, check);
+    if !subnets6.is_empty()
+        && let Some(bridge) = &bridge
+        && bridge.mtu.is_some_and(|mtu| mtu.get() < LEAST_IPV6)
+    {
+        let rule = format!("IPv6 needs an MTU of {LEAST_IPV6} at least: make it larger");
+        check.wrong("bridge.mtu", rule);
+    }
     let dns = dns(doc.dns.as_ref(), kind, check);
+    let gateways = subnets4.iter().map(|s| IpAddr::V4(s.gateway()));
+    let gateways = gateways.chain(subnets6.iter().map(|s| IpAddr::V6(s.gateway())));
+    asks_others(&dns, &gateways.collect(), check);
     one_alias_alone(&dns, domain.as_ref(), check);
     one_lifetime_each(&dns, domain.as_ref(), check);
     let routes = doc
@@ -307,6 +317,28 @@ fn dnssec(word: Option<&str>, check: &mut Check) -> Dnssec {
         );
         Dnssec::Off
     })
+}
+
+/// RFC 8200 section 5.
+const LEAST_IPV6: u16 = 1280;
+
+/// What can be known of an upstream without asking it: that nobody, or nobody else, is there.
+fn asks_others(dns: &Dns, gateways: &BTreeSet<IpAddr>, check: &mut Check) {
+    for (i, upstream) in dns.upstreams.iter().enumerate() {
+        let address = upstream.server.address;
+        let ip = address.ip();
+        let rule = if gateways.contains(&ip) && address.port() == 53 {
+            format!("{ip} is this network's own gateway, which would ask itself")
+        } else if ip.is_unspecified() || ip.is_multicast() || address.port() == 0 {
+            format!("nobody listens at {address}")
+        } else if matches!(address, SocketAddr::V6(a) if a.ip().is_unicast_link_local() && a.scope_id() == 0)
+        {
+            format!("{ip} is another machine on each link: give an address that is not link-local")
+        } else {
+            continue;
+        };
+        check.wrong(format!("dns.upstream[{i}].address"), rule);
+    }
 }
 
 /// A week: RFC 8767 section 4 has resolvers keep nothing for longer.

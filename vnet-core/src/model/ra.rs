@@ -7,6 +7,10 @@ pub struct Ra {
     pub interval: u16,
     /// For how many seconds the gateway is a default router without another; zero: it is none.
     pub router_lifetime: Option<u16>,
+    /// For how many seconds addresses made from a prefix are used for something new, without another advertisement.
+    pub preferred_lifetime: u32,
+    /// For how many seconds they are valid; the largest number: for ever.
+    pub valid_lifetime: u32,
     /// Which of several routers guests take.
     pub preference: Preference,
 }
@@ -38,11 +42,14 @@ impl Preference {
 }
 
 impl Default for Ra {
-    /// The defaults of RFC 4861 section 6.2.1.
+    /// The defaults of RFC 4861 section 6.2.1; of lifetimes shorter ones, as its authors would choose today (RFC 9096
+    /// section 3.3): a guest that missed a change is rid of a dead prefix in hours and not in a month.
     fn default() -> Self {
         Self {
             interval: 600,
             router_lifetime: None,
+            preferred_lifetime: 14_400,
+            valid_lifetime: 86_400,
             preference: Preference::Medium,
         }
     }
@@ -64,6 +71,14 @@ impl Ra {
             let rule =
                 format!("takes 0 (no default router), or {least} (the interval) to 9000 seconds");
             return Err(("router_lifetime", Invalid::new(rule)));
+        }
+        let (least, most) = (u32::from(self.interval), self.valid_lifetime);
+        if !(least..=most).contains(&self.preferred_lifetime) {
+            let rule = format!(
+                "takes {least} (the interval) to {most} (the valid lifetime) seconds: what is deprecated before the \
+                 next advertisement, or after its end, serves nobody"
+            );
+            return Err(("preferred_lifetime", Invalid::new(rule)));
         }
         Ok(())
     }

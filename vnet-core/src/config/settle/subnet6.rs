@@ -144,6 +144,8 @@ pub(in crate::config) fn ra(doc: Option<&RaDoc>, subnets: &[Subnet6], check: &mu
     let ra = Ra {
         interval: doc.interval.unwrap_or(usual.interval),
         router_lifetime: doc.router_lifetime,
+        preferred_lifetime: doc.preferred_lifetime.unwrap_or(usual.preferred_lifetime),
+        valid_lifetime: doc.valid_lifetime.unwrap_or(usual.valid_lifetime),
         preference: preference.unwrap_or(usual.preference),
     };
     if let Err((field, rule)) = ra.check() {

@@ -35,9 +35,6 @@ const HASTY: (u8, u64) = (3, 16);
 const MULTICAST_GAP: u64 = 3;
 /// `MAX_FINAL_RTR_ADVERTISEMENTS`: nobody asks again when one of them is lost.
 const FAREWELLS: usize = 3;
-/// How long an address made from a prefix is preferred, and valid, without another advertisement.
-const PREFERRED: u32 = 14_400;
-const VALID: u32 = 86_400;
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 

@@ -45,9 +45,10 @@ impl Removed {
         let kept = new.map(Scope::items).unwrap_or_default();
         if let Some(old) = old {
             let forgotten = now.plus_secs(old.ra.lifetime().into());
+            let deprecated = now.plus_secs(DEPRECATED.min(old.ra.valid_lifetime.into()));
             for item in old.items() {
                 let until = match &item {
-                    Item::Prefix(_) | Item::Own(_) => now.plus_secs(DEPRECATED),
+                    Item::Prefix(_) | Item::Own(_) => deprecated,
                     Item::Route(_)
                     | Item::Resolver(_)
                     | Item::Domain(_)

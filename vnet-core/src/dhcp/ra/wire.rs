@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::scope::Item;
-use super::{PREFERRED, Removed, Scope, VALID};
+use super::{Removed, Scope};
 use crate::dhcp::ip6::{Envelope, ICMP, Packet, seal};
 use crate::lease::Time;
 use crate::model::Preference;
@@ -96,7 +96,13 @@ pub(super) fn body(scope: &Scope, removed: &Removed, now: Time) -> Body {
     }
     for (net, own) in &scope.prefixes {
         let flags = if *own { ON_LINK | OWN } else { ON_LINK };
-        prefix(&mut out, *net, flags, VALID, PREFERRED);
+        prefix(
+            &mut out,
+            *net,
+            flags,
+            scope.ra.valid_lifetime,
+            scope.ra.preferred_lifetime,
+        );
     }
     for net in &scope.routes {
         route(&mut out, *net, lifetime);
