@@ -85,7 +85,21 @@ fn tftp_serves_files_of_any_size_and_nothing_else() -> anyhow::Result<()> {
         ))?;
         assert!(fs::read(&got)? == bytes, "{size} bytes");
     }
+    // The mode that this client uses by itself: lines end in their own way on the wire and here.
+    let got = alice.ns.scratch().join("text");
+    fs::write(folder.join("text"), "one\ntwo\r\n")?;
+    let get = format!("tftp 10.50.0.1 -c get text {}", got.display());
+    alice.ns.sh(&get)?;
+    assert_eq!(fs::read(&got)?, b"one\ntwo\r\n");
     let client = Client::of(&alice.ns)?;
+    let asked = client.ask(b"\0\x01text\0netascii\0tsize\x000\0")?;
+    assert_eq!(asked, b"\0\x06tsize\x0012\0");
+    fs::write(folder.join("long"), vec![b'\n'; (1 << 20) + 1])?;
+    assert!(
+        client
+            .ask(b"\0\x01long\0netascii\0")?
+            .starts_with(b"\0\x05\0\0too long")
+    );
     fs::write(folder.join("small"), "content")?;
     assert_eq!(client.read("small", "")?, b"\0\x03\0\x01content");
     assert_eq!(

@@ -181,7 +181,7 @@ pub(super) fn nd(frame: &[u8]) -> usize {
 /// A datagram to the TFTP server.
 pub(super) fn tftp(bytes: &[u8]) -> usize {
     match Packet::parse(bytes) {
-        Ok(Packet::Read { file, wishes }) => {
+        Ok(Packet::Read { file, wishes, .. }) => {
             assert!(!file.is_empty());
             let block = wishes.block.is_none_or(|b| (8..=65464).contains(&b));
             assert!(block && wishes.window.is_none_or(|window| window > 0));

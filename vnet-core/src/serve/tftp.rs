@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
@@ -18,13 +18,15 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::tftp::{Act, Limits, Packet, Refused, Transfer, Wishes, data};
+use crate::tftp::{Act, Limits, Packet, Refused, Transfer, Wishes, as_text, data};
 use crate::types::IfName;
 
 /// Transfers at once, of all clients.
 const MOST: usize = 64;
 /// Transfers at once, of one client.
 const MOST_OF_ONE: usize = 8;
+/// The longest file that is sent as a text: it is made one in memory.
+const LONGEST_TEXT: u64 = 1 << 20;
 /// How long the listener sleeps at most before it looks whether it should end.
 const BREATH: Duration = Duration::from_millis(250);
 /// What is left of an Ethernet frame for a block: IPv4, UDP and TFTP headers taken off.
@@ -115,21 +117,30 @@ impl Server {
     }
 
     fn request(self: &Arc<Self>, bytes: &[u8], client: SocketAddr) -> Result<(), Refused> {
-        let Packet::Read { file: name, wishes } = Packet::parse(bytes)? else {
+        let Packet::Read {
+            file: name,
+            as_text,
+            wishes,
+        } = Packet::parse(bytes)?
+        else {
             return Err(Refused::Nonsense);
         };
         let (file, size) = self.open(name).map_err(|error| {
             tracing::debug!(%client, name, %error, "TFTP refused");
             Refused::NotFound
         })?;
+        if as_text && size > LONGEST_TEXT {
+            return Err(Refused::TooLong);
+        }
         let place = Place::take(self, client.ip())?;
-        tracing::debug!(%client, name, size, "TFTP");
+        tracing::debug!(%client, name, size, as_text, "TFTP");
         let server = self.clone();
         let transfer = std::thread::Builder::new().name("tftp-file".to_owned());
         let begun = transfer.spawn(move || {
             let _place = place;
             // A client that went away is no error of ours.
-            let _ = server.transfer(client, &file, size, &wishes);
+            let _ = Content::of(file, size, as_text)
+                .and_then(|content| server.transfer(client, &content, &wishes));
         });
         begun.map(drop).map_err(|_| Refused::Busy)
     }
@@ -150,13 +161,7 @@ impl Server {
         Ok((file.into(), u64::try_from(about.st_size).unwrap_or(0)))
     }
 
-    fn transfer(
-        &self,
-        client: SocketAddr,
-        file: &File,
-        size: u64,
-        wishes: &Wishes,
-    ) -> io::Result<()> {
+    fn transfer(&self, client: SocketAddr, content: &Content, wishes: &Wishes) -> io::Result<()> {
         let socket = bound(&self.served, 0)?;
         socket.connect(client)?;
         let limits = Limits {
@@ -164,15 +169,14 @@ impl Server {
             window: 16,
             timeout: 10,
         };
-        let (mut transfer, mut act) = Transfer::begin(size, wishes, &limits);
+        let (mut transfer, mut act) = Transfer::begin(content.size(), wishes, &limits);
         loop {
             match act {
                 Act::Say(packet) => drop(socket.send(&packet)?),
                 Act::Send(blocks) => {
                     for block in blocks {
                         let (at, len) = transfer.place(block);
-                        let mut bytes = vec![0; len];
-                        file.read_exact_at(&mut bytes, at)?;
+                        let bytes = content.read(at, len)?;
                         let number = u16::try_from(block & 0xffff).unwrap_or(0);
                         socket.send(&data(number, &bytes))?;
                     }
@@ -182,6 +186,44 @@ impl Server {
             }
             act = hear(&socket, &mut transfer)?;
         }
+    }
+}
+
+/// What is sent.
+enum Content {
+    File(File, u64),
+    Text(Vec<u8>),
+}
+
+impl Content {
+    fn of(file: File, size: u64, is_text: bool) -> io::Result<Self> {
+        let content = Self::File(file, size);
+        match is_text {
+            true => {
+                let whole = content.read(0, usize::try_from(size).map_err(io::Error::other)?)?;
+                Ok(Self::Text(as_text(&whole)))
+            }
+            false => Ok(content),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::File(_, size) => *size,
+            Self::Text(text) => text.len() as u64,
+        }
+    }
+
+    fn read(&self, at: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        match self {
+            Self::File(file, _) => file.read_exact_at(&mut bytes, at)?,
+            Self::Text(text) => {
+                let rest = usize::try_from(at).ok().and_then(|at| text.get(at..));
+                rest.unwrap_or_default().read_exact(&mut bytes)?;
+            }
+        }
+        Ok(bytes)
     }
 }
 

@@ -10,5 +10,5 @@
 mod packet;
 mod transfer;
 
-pub use packet::{Packet, Refused, Wishes, data, error};
+pub use packet::{Packet, Refused, Wishes, as_text, data, error};
 pub use transfer::{Act, Limits, Transfer};

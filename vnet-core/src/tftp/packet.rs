@@ -10,6 +10,8 @@ pub enum Packet<'a> {
     Read {
         /// The name, as it came.
         file: &'a str,
+        /// Whether as a text, with line ends as on a teletype (mode `netascii`), and not as it is (mode `octet`).
+        as_text: bool,
         /// What it wishes of the transfer.
         wishes: Wishes,
     },
@@ -39,8 +41,10 @@ pub enum Refused {
     Nonsense,
     /// A write request.
     Write,
-    /// Another mode than `octet`.
+    /// A mode that we do not know.
     Mode,
+    /// Too long to be sent as a text.
+    TooLong,
     /// There is no such file for clients.
     NotFound,
     /// Too many transfers.
@@ -54,7 +58,8 @@ impl Refused {
         match self {
             Self::Nonsense => None,
             Self::Write => Some(error(2, "this server is read-only")),
-            Self::Mode => Some(error(0, "only mode octet is served")),
+            Self::Mode => Some(error(0, "only modes octet and netascii are served")),
+            Self::TooLong => Some(error(0, "too long for mode netascii: use octet")),
             Self::NotFound => Some(error(1, "no such file")),
             Self::Busy => Some(error(0, "too many transfers: try again")),
         }
@@ -89,9 +94,11 @@ fn read(rest: &[u8]) -> Result<Packet<'_>, Refused> {
     let mut word = || std::str::from_utf8(words.next()?).ok();
     let file = word().filter(|f| !f.is_empty()).ok_or(Refused::Nonsense)?;
     let mode = word().ok_or(Refused::Nonsense)?;
-    if !mode.eq_ignore_ascii_case("octet") {
-        return Err(Refused::Mode);
-    }
+    let as_text = match mode.to_ascii_lowercase().as_str() {
+        "octet" => false,
+        "netascii" => true,
+        _ => return Err(Refused::Mode),
+    };
     let mut wishes = Wishes::default();
     while let (Some(name), Some(value)) = (word(), word()) {
         match name.to_ascii_lowercase().as_str() {
@@ -103,7 +110,26 @@ fn read(rest: &[u8]) -> Result<Packet<'_>, Refused> {
             _ => {}
         }
     }
-    Ok(Packet::Read { file, wishes })
+    Ok(Packet::Read {
+        file,
+        as_text,
+        wishes,
+    })
+}
+
+/// A file as mode `netascii` has it (RFC 1350 section 1, RFC 764): a line ends with CR LF, and a CR that ends none is
+/// followed by NUL.
+#[must_use]
+pub fn as_text(file: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(file.len() + file.len() / 16);
+    for byte in file {
+        match byte {
+            b'\n' => out.extend_from_slice(b"\r\n"),
+            b'\r' => out.extend_from_slice(b"\r\0"),
+            _ => out.push(*byte),
+        }
+    }
+    out
 }
 
 /// A block of data.
@@ -147,10 +173,21 @@ mod tests {
             window: Some(4),
         };
         let file = "a/b.efi";
-        assert_eq!(Packet::parse(asked), Ok(Packet::Read { file, wishes }));
+        let read = |file, as_text, wishes| {
+            Ok(Packet::Read {
+                file,
+                as_text,
+                wishes,
+            })
+        };
+        assert_eq!(Packet::parse(asked), read(file, false, wishes));
         assert_eq!(Packet::parse(b"\0\x04\x01\x02"), Ok(Packet::Ack(258)));
         assert_eq!(Packet::parse(b"\0\x02a\0octet\0"), Err(Refused::Write));
-        assert_eq!(Packet::parse(b"\0\x01a\0netascii\0"), Err(Refused::Mode));
+        let none = Wishes::default();
+        let text = b"\0\x01a\0NetASCII\0";
+        assert_eq!(Packet::parse(text), read("a", true, none));
+        assert_eq!(Packet::parse(b"\0\x01a\0mail\0"), Err(Refused::Mode));
+        assert_eq!(as_text(b"a\nb\r\n\rc"), b"a\r\nb\r\0\r\n\r\0c");
         for nonsense in [
             &b""[..],
             b"\0",
@@ -165,15 +202,8 @@ mod tests {
                 "{nonsense:?}"
             );
         }
-        let none = Wishes::default();
         let bad = b"\0\x01a\0octet\0blksize\x007\0timeout\x000\0windowsize\0many\0";
-        assert_eq!(
-            Packet::parse(bad),
-            Ok(Packet::Read {
-                file: "a",
-                wishes: none
-            })
-        );
+        assert_eq!(Packet::parse(bad), read("a", false, none));
     }
 
     proptest! {
