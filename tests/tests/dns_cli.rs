@@ -25,6 +25,11 @@ fn names_counts_and_upstreams_are_told() -> anyhow::Result<()> {
     let own = netd.json(&["dns", "lookup", "lab", "printer"])?;
     assert_eq!(own["whose"], "ours", "{own}");
     assert_eq!(own["records"][0], "printer. 10 A 10.50.0.7", "{own}");
+    for back in [&["10.50.0.7"][..], &["10.50.0.7", "ptr"]] {
+        let back = netd.json(&[&["dns", "lookup", "lab"], back].concat())?;
+        let told = "7.0.50.10.in-addr.arpa. 10 PTR printer.lab.test.";
+        assert_eq!(back["records"][0], told, "{back}");
+    }
     let other = netd.vnet(&["dns", "lookup", "lab", "example.com", "aaaa"])?;
     assert!(other.contains("upstreams are asked"), "{other}");
     assert!(other.contains("10.50.0.53:53"), "{other}");

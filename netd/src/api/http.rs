@@ -409,9 +409,9 @@ async fn flush_dns(State(driver): State<Handle>) -> Answer<Outcome> {
 /// A question.
 #[derive(Debug, Deserialize, IntoParams)]
 struct Asked {
-    /// The name.
+    /// The name, or an address to ask for the name of.
     name: String,
-    /// The type of records; `A` when left out.
+    /// The type of records; when left out `A`, and `PTR` for an address.
     r#type: Option<String>,
 }
 
@@ -422,7 +422,11 @@ async fn look_up(
     Query(asked): Query<Asked>,
 ) -> Answer<DnsLookup> {
     let network: NetworkName = network.parse()?;
-    let kind = asked.r#type.unwrap_or_else(|| "A".to_owned());
+    let usual = match asked.name.parse::<IpAddr>() {
+        Ok(_) => "PTR",
+        Err(_) => "A",
+    };
+    let kind = asked.r#type.unwrap_or_else(|| usual.to_owned());
     ask(&driver, |r| Command::LookUp(network, asked.name, kind, r)).await
 }
 

@@ -14,11 +14,10 @@ pub(super) enum Verb {
     Lookup {
         /// The network whose guests ask.
         network: String,
-        /// The name.
+        /// The name, or an address to ask for the name of.
         name: String,
-        /// The type of records.
-        #[arg(default_value = "A")]
-        kind: String,
+        /// The type of records: A unless said, PTR for an address.
+        kind: Option<String>,
     },
 }
 
@@ -37,11 +36,12 @@ pub(super) fn run(verb: Verb, client: &Client, out: &Out) -> Result<(), Failure>
             name,
             kind,
         } => {
+            let kind = kind.map(|kind| format!("&type={}", segment(&kind)));
             let path = format!(
-                "/v1/dns/{}/lookup?name={}&type={}",
+                "/v1/dns/{}/lookup?name={}{}",
                 segment(&network),
                 segment(&name),
-                segment(&kind)
+                kind.unwrap_or_default()
             );
             let lookup: DnsLookup = client.get(&path)?;
             out.show(&lookup, || explained(&lookup))

@@ -1,6 +1,7 @@
 //! What the DNS service has to tell.
 
-use vnet_core::dns::{Counters, Explained, UpstreamState, Whose};
+use vnet_core::dns::wire::{rtype, rtype_of};
+use vnet_core::dns::{Counters, Explained, UpstreamState, Whose, reverse_name};
 use vnet_core::types::NetworkName;
 
 use super::{Driver, Refusal};
@@ -40,10 +41,13 @@ impl Driver {
         name: &str,
         kind: &str,
     ) -> Result<DnsLookup, Refusal> {
-        let rtype = vnet_core::dns::wire::rtype_of(kind)
+        let wanted = rtype_of(kind)
             .ok_or_else(|| Refusal::Invalid(format!("{kind:?} is no type of DNS records")))?;
         self.known(network)?;
-        let explained = self.tools.dns.explain(network.clone(), name, rtype).await;
+        // As people write it: by the address itself.
+        let reverse = (wanted == rtype::PTR).then(|| name.parse().ok().map(reverse_name));
+        let name = reverse.flatten().unwrap_or_else(|| name.to_owned());
+        let explained = self.tools.dns.explain(network.clone(), &name, wanted).await;
         let explained = explained.ok_or_else(|| {
             Refusal::NotFound(format!(
                 "`{}` is no name, or network `{network}` serves no DNS now",

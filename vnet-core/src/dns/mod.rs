@@ -36,6 +36,7 @@ pub use answer::{Answer, Ask, From, Refusal};
 pub use directory::{AnchorsId, Change, Directory, GroupId, NameChange, NetworkId};
 pub use forwarder::{Dice, Effect, LANES, Limits, Question, Way};
 pub use resolver::{Checked, Counters, Explained, Fate, Resolver, Stats, UpstreamState, Whose};
+pub use reverse::reverse_name;
 pub use servers::{ServerId, Target};
 pub use zone::Zone;
 

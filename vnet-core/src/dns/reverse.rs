@@ -106,10 +106,10 @@ pub(super) fn empty_zone(part: &IpNet) -> Option<(IpNet, Empty)> {
     EMPTY.iter().find(|(zone, _)| holds(zone)).copied()
 }
 
-/// The reverse name of an address.
-#[cfg(test)]
-pub(super) fn name_of(address: IpAddr) -> Option<NameBuf> {
-    let text = match address {
+/// The name by which an address is asked about, as text.
+#[must_use]
+pub fn reverse_name(address: IpAddr) -> String {
+    match address {
         IpAddr::V4(v4) => {
             let [a, b, c, d] = v4.octets();
             format!("{d}.{c}.{b}.{a}.in-addr.arpa")
@@ -118,8 +118,7 @@ pub(super) fn name_of(address: IpAddr) -> Option<NameBuf> {
             let nibbles = (0..32).map(|i| format!("{:x}.", u128::from(v6) >> (4 * i) & 15));
             nibbles.collect::<String>() + "ip6.arpa"
         }
-    };
-    NameBuf::from_text(&text)
+    }
 }
 
 /// The name of a subnet's own zone, if the subnet ends between labels.
@@ -186,7 +185,7 @@ mod tests {
     fn names_of_addresses() {
         for text in ["10.20.30.4", "fd00::1:2", "0.0.0.0"] {
             let address: IpAddr = text.parse().unwrap();
-            let name = name_of(address).unwrap();
+            let name = NameBuf::from_text(&reverse_name(address)).unwrap();
             let net = network_of(name.as_bytes()).unwrap();
             assert_eq!(
                 (net.addr(), net.prefix_len()),
