@@ -2,7 +2,8 @@
 //! lacks something.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -31,7 +32,31 @@ fn done(control: &mut UnixStream, command: &serde_json::Value) -> anyhow::Result
     Ok(())
 }
 
-/// From here on this thread's kernel, and its children's, knows no USO, as Linux before 6.2.
+/// What a frontend is offered over its connection.
+fn offered(mut frontend: &UnixStream) -> anyhow::Result<u64> {
+    frontend.set_read_timeout(Some(PATIENCE))?;
+    frontend.write_all(GET_FEATURES.map(u32::to_le_bytes).as_flattened())?;
+    let mut answer = [0; 20];
+    frontend.read_exact(&mut answer)?;
+    let (_, features) = answer.split_at(12);
+    Ok(u64::from_le_bytes(features.try_into()?))
+}
+
+type Rules = Vec<(i64, Vec<SeccompRule>)>;
+
+/// From here on this thread's kernel, and its children's, answers these calls so.
+fn answer(rules: Rules, errno: i32) -> anyhow::Result<()> {
+    let filter = SeccompFilter::new(
+        rules.into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.cast_unsigned()),
+        std::env::consts::ARCH.try_into()?,
+    )?;
+    let program: seccompiler::BpfProgram = filter.try_into()?;
+    Ok(seccompiler::apply_filter(&program)?)
+}
+
+/// Linux before 6.2 knows no USO.
 fn forget_uso() -> anyhow::Result<()> {
     let argument = |number, operator, value| {
         SeccompCondition::new(number, SeccompCmpArgLen::Dword, operator, value)
@@ -45,15 +70,15 @@ fn forget_uso() -> anyhow::Result<()> {
             ])
         });
     let rules = rules.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let refuse = SeccompAction::Errno(libc::EINVAL.cast_unsigned());
-    let filter = SeccompFilter::new(
-        [(libc::SYS_ioctl, rules)].into(),
-        SeccompAction::Allow,
-        refuse,
-        std::env::consts::ARCH.try_into()?,
-    )?;
-    let program: seccompiler::BpfProgram = filter.try_into()?;
-    Ok(seccompiler::apply_filter(&program)?)
+    answer(vec![(libc::SYS_ioctl, rules)], libc::EINVAL)
+}
+
+/// Linux before 5.13 knows no Landlock.
+fn forget_landlock() -> anyhow::Result<()> {
+    answer(
+        vec![(libc::SYS_landlock_create_ruleset, Vec::new())],
+        libc::ENOSYS,
+    )
 }
 
 #[test]
@@ -75,13 +100,7 @@ fn a_kernel_without_uso_serves_a_network_that_does_not_offer_it() -> anyhow::Res
         let port =
             json!({"op": "add-port", "name": "a", "socket": "a.sock", "mac": "52:54:00:00:00:0a"});
         done(&mut commands, &port)?;
-        let mut frontend = UnixStream::connect(ns.scratch().join("a.sock"))?;
-        frontend.set_read_timeout(Some(PATIENCE))?;
-        frontend.write_all(GET_FEATURES.map(u32::to_le_bytes).as_flattened())?;
-        let mut answer = [0; 20];
-        frontend.read_exact(&mut answer)?;
-        let (_, features) = answer.split_at(12);
-        Ok::<_, anyhow::Error>(u64::from_le_bytes(features.try_into()?))
+        offered(&UnixStream::connect(ns.scratch().join("a.sock"))?)
     };
     let all = GUEST_USO4 | GUEST_USO6 | HOST_USO;
     let mut backend = ns.spawn(&argv)?;
@@ -135,10 +154,201 @@ fn a_backend_that_serves_is_nobody_and_sees_only_its_sockets() -> anyhow::Result
     // Its last port goes, and so does it: netd can end what is another user's.
     netd.vnet(&["port", "detach", "default", "web"])?;
     wait_for("its end", PATIENCE, || {
-        let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        let gone = !Path::new(&format!("/proc/{pid}")).exists();
         if gone { Ok(()) } else { Err("it lives") }
     })?;
     assert!(!folder.exists());
+    Ok(())
+}
+
+/// A place for a backend that an ordinary user starts: a folder and a tap of his, and the program where he can reach it.
+struct Place {
+    ns: Ns,
+    folder: PathBuf,
+    program: PathBuf,
+}
+
+const ORDINARY: u32 = 65534;
+
+impl Place {
+    fn new(label: &str) -> anyhow::Result<Self> {
+        let ns = Ns::new(label)?;
+        let folder = ns.scratch().join("his");
+        std::fs::create_dir(&folder)?;
+        std::os::unix::fs::chown(&folder, Some(ORDINARY), Some(ORDINARY))?;
+        ns.ip(&format!(
+            "tuntap add tap0 mode tap user {ORDINARY} vnet_hdr"
+        ))?;
+        ns.ip("link set tap0 up")?;
+        let program = ns.scratch().script("backend", "")?;
+        ns.bind(binary("virtio-net-backend")?, &program);
+        Ok(Self {
+            ns,
+            folder,
+            program,
+        })
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// A backend that serves, with the socket of that name.
+    fn start(&self, option: &str, name: &str, more: &[&str]) -> anyhow::Result<tests::Proc> {
+        let (program, socket) = (
+            self.program.display().to_string(),
+            self.socket(name).display().to_string(),
+        );
+        let user = format!("setpriv --reuid={ORDINARY} --regid={ORDINARY} --clear-groups");
+        let mut argv: Vec<_> = user.split(' ').collect();
+        argv.extend([&program, option, &socket, "--tap", "tap0"]);
+        argv.extend(more);
+        let backend = self.ns.spawn(&argv)?;
+        backend.wait_log("ready", START)?;
+        Ok(backend)
+    }
+}
+
+/// One thread, as all of the sandbox counts for one only, and nothing to be gained by what it might run.
+fn assert_confined(backend: &tests::Proc) -> anyhow::Result<()> {
+    let pid = backend.id();
+    let user = ORDINARY.to_string();
+    assert!(status(pid, "Uid:")?.iter().all(|id| *id == user));
+    assert_eq!(status(pid, "CapEff:")?, ["0000000000000000"]);
+    assert_eq!(status(pid, "NoNewPrivs:")?, ["1"]);
+    assert_eq!(status(pid, "Seccomp:")?, ["2"]);
+    assert_eq!(status(pid, "Threads:")?, ["1"]);
+    Ok(())
+}
+
+#[test]
+fn an_ordinary_user_s_backend_listens_and_removes_its_socket() -> anyhow::Result<()> {
+    if !tool::ready(
+        "vhost_process::an_ordinary_user_s_backend_listens",
+        &["setpriv"],
+    ) {
+        return Ok(());
+    }
+    let place = Place::new("vp-listen")?;
+    let mut backend = place.start("--socket", "net.sock", &[])?;
+    assert_confined(&backend)?;
+    for _ in 0..2 {
+        offered(&UnixStream::connect(place.socket("net.sock"))?)?;
+    }
+    assert!(backend.stop(PATIENCE)?.success());
+    assert!(!place.socket("net.sock").exists());
+    Ok(())
+}
+
+/// A VMM that listens, and what its backends offer.
+struct Vmm(UnixListener);
+
+impl Vmm {
+    fn listen(path: &Path) -> anyhow::Result<Self> {
+        let listener = UnixListener::bind(path)?;
+        std::os::unix::fs::chown(path, Some(ORDINARY), None)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self(listener))
+    }
+
+    fn next(&self) -> anyhow::Result<u64> {
+        let (frontend, _) = wait_for("the backend", PATIENCE, || self.0.accept())?;
+        frontend.set_nonblocking(false)?;
+        offered(&frontend)
+    }
+}
+
+#[test]
+fn an_ordinary_user_s_backend_connects_again_and_again() -> anyhow::Result<()> {
+    if !tool::ready(
+        "vhost_process::an_ordinary_user_s_backend_connects",
+        &["setpriv"],
+    ) {
+        return Ok(());
+    }
+    let place = Place::new("vp-knock")?;
+    let vmm = Vmm::listen(&place.socket("vmm.sock"))?;
+    let mut backend = place.start("--connect", "vmm.sock", &[])?;
+    assert_confined(&backend)?;
+    vmm.next()?;
+    vmm.next()?;
+    assert!(backend.stop(PATIENCE)?.success());
+    Ok(())
+}
+
+#[test]
+fn an_ordinary_user_s_network_has_ports_of_either_kind() -> anyhow::Result<()> {
+    if !tool::ready("vhost_process::an_ordinary_user_s_network", &["setpriv"]) {
+        return Ok(());
+    }
+    let place = Place::new("vp-ports")?;
+    let mut backend = place.start("--control", "control", &[])?;
+    assert_confined(&backend)?;
+    let mut commands = UnixStream::connect(place.socket("control"))?;
+    commands.set_read_timeout(Some(PATIENCE))?;
+    let mac = "52:54:00:00:00:0a";
+    for _ in 0..2 {
+        let port = json!({ "op": "add-port", "name": "a", "socket": "a.sock", "mac": mac });
+        done(&mut commands, &port)?;
+        offered(&UnixStream::connect(place.socket("a.sock"))?)?;
+        done(&mut commands, &json!({ "op": "remove-port", "name": "a" }))?;
+        assert!(!place.socket("a.sock").exists());
+    }
+    let vmm = Vmm::listen(&place.socket("vmm.sock"))?;
+    let port = json!({ "op": "add-port", "name": "b", "connect": "vmm.sock", "mac": mac });
+    done(&mut commands, &port)?;
+    vmm.next()?;
+    assert!(backend.stop(PATIENCE)?.success());
+    assert!(!place.socket("control").exists());
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_is_given_its_sockets_makes_none() -> anyhow::Result<()> {
+    if !tool::ready(
+        "vhost_process::a_backend_that_is_given_its_sockets",
+        &["setpriv"],
+    ) {
+        return Ok(());
+    }
+    let place = Place::new("vp-given")?;
+    let user = ORDINARY.to_string();
+    let backend = place.start("--control", "control", &["--user", &user])?;
+    assert_confined(&backend)?;
+    let mut commands = UnixStream::connect(place.socket("control"))?;
+    commands.set_read_timeout(Some(PATIENCE))?;
+    for kind in ["socket", "connect"] {
+        let port =
+            json!({ "op": "add-port", "name": "a", kind: "a.sock", "mac": "52:54:00:00:00:0a" });
+        let refused = done(&mut commands, &port).expect_err("a socket of its own");
+        assert!(refused.to_string().contains("--user"), "{refused}");
+    }
+    assert!(!place.socket("a.sock").exists());
+    Ok(())
+}
+
+#[test]
+fn a_kernel_without_landlock_is_told_of_and_served_on() -> anyhow::Result<()> {
+    if !tool::ready("vhost_process::a_kernel_without_landlock", &["setpriv"]) {
+        return Ok(());
+    }
+    let place = Place::new("vp-old")?;
+    let backend = place.start("--socket", "net.sock", &[])?;
+    let told = "this kernel has no Landlock";
+    let known = !backend.log().contains(told);
+    drop(backend);
+    let mut old = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            forget_landlock()?;
+            place.start("--socket", "net.sock", &[])
+        });
+        thread.join().expect("no panic")
+    })?;
+    offered(&UnixStream::connect(place.socket("net.sock"))?)?;
+    assert_eq!(old.log().matches(told).count(), 1, "{}", old.log());
+    assert!(old.stop(PATIENCE)?.success());
+    assert!(!place.socket("net.sock").exists());
+    assert!(known, "this kernel has it");
     Ok(())
 }
 
@@ -254,7 +464,7 @@ fn what_the_unit_leaves_suffices_for_ports_of_every_kind_and_their_processes() -
     assert_eq!(tests::vhost::backend(&netd)?, next);
     netd.vnet(&["port", "detach", "default", "vhost-user"])?;
     wait_for("its end", PATIENCE, || {
-        let gone = !std::path::Path::new(&format!("/proc/{next}")).exists();
+        let gone = !Path::new(&format!("/proc/{next}")).exists();
         if gone { Ok(()) } else { Err("it lives") }
     })?;
     // What it was left with is what the unit says.

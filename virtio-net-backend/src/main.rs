@@ -11,10 +11,11 @@ use clap::Parser;
 use virtio_net_backend::device::Settings;
 use virtio_net_backend::port::Tap;
 use virtio_net_backend::process::Network;
+use virtio_net_backend::process::Worker;
 use virtio_net_backend::process::control::Control;
 use virtio_net_backend::process::middle::{Middle, Uplink};
 use virtio_net_backend::process::port::{Door, Port};
-use virtio_net_backend::process::{Worker, sandbox};
+use virtio_net_backend::process::sandbox::{self, Need};
 use virtio_net_backend::switch::{self, Switch, Time};
 use virtio_net_backend::transport::vhost_user::lost_memory;
 use vnet_core::types::Mac;
@@ -55,12 +56,30 @@ struct Arguments {
     /// With --control: forget an address that has been silent for this many seconds (what is not known is flooded)
     #[arg(long, value_name = "SECONDS", default_value_t = switch::AGEING.as_secs(), value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     ageing: u64,
-    /// Become this user (its number) once all is open. Ports' sockets must then come as open files, as netd gives them
+    /// Become this user (its number) once all is open. Ports' sockets must then come as open files, as netd gives them,
+    /// and who gave them removes them
     #[arg(long, value_name = "UID", conflicts_with_all = ["socket", "connect"])]
     user: Option<u32>,
     /// Leave the sandbox out, for debugging
     #[arg(long)]
     no_sandbox: bool,
+}
+
+impl Arguments {
+    /// What it still does with names of sockets once it serves.
+    fn needs(&self) -> &'static [Need] {
+        match self {
+            // Who gives it open sockets removes them, and that of the commands.
+            Self { user: Some(_), .. } => &[],
+            Self {
+                control: Some(_), ..
+            } => &[Need::Make, Need::Remove, Need::Connect],
+            Self {
+                connect: Some(_), ..
+            } => &[Need::Connect],
+            Self { .. } => &[Need::Remove],
+        }
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -105,13 +124,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.no_sandbox {
         sandbox::enter_directory(directory)
     } else {
-        sandbox::enter(directory, arguments.user)
+        sandbox::enter(directory, arguments.user, arguments.needs())
     }
     .context("sandbox")?;
     tracing::info!("ready");
     worker.run()?;
     if let Some(name) = arguments.control.as_deref().and_then(Path::file_name) {
-        // Whoever stopped us may have removed it already.
+        // Whoever stopped us may have removed it already, or will (`--user`).
         let _ = std::fs::remove_file(name);
     }
     tracing::info!("stopped");
@@ -202,4 +221,22 @@ fn bind_control(path: &Path) -> io::Result<Control> {
 /// SIGTERM and SIGINT as an fd, so that the loop ends in order and sockets are removed.
 fn stop_signals() -> io::Result<OwnedFd> {
     virtio_net_backend::process::signals::stop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_keeps_what_it_was_started_for() {
+        let needs = |options: &str| {
+            let words = ["virtio-net-backend"].into_iter().chain(options.split(' '));
+            Arguments::parse_from(words).needs()
+        };
+        let all = [Need::Make, Need::Remove, Need::Connect];
+        assert_eq!(needs("--socket s --tap t"), [Need::Remove]);
+        assert_eq!(needs("--connect s --tap t"), [Need::Connect]);
+        assert_eq!(needs("--control c"), all);
+        assert_eq!(needs("--control c --user 65534"), []);
+    }
 }

@@ -243,6 +243,11 @@ impl Worker {
 }
 
 fn door(spec: &AddPort, fd: Option<OwnedFd>) -> io::Result<Door> {
+    if fd.is_none() && !may_make_sockets() {
+        return Err(io::Error::other(
+            "started with --user it takes a port's listening socket as an fd only",
+        ));
+    }
     match (fd, &spec.socket, &spec.connect) {
         (Some(fd), None, None) => Door::from_listener(UnixListener::from(fd), None),
         (None, Some(path), None) => Door::listen(&beside(path).ok_or_else(|| not_beside(path))?),
@@ -253,6 +258,14 @@ fn door(spec: &AddPort, fd: Option<OwnedFd>) -> io::Result<Door> {
             "give one of socket, connect, or a listening socket as an fd",
         )),
     }
+}
+
+/// What the sandbox leaves, which knows how the process was started.
+fn may_make_sockets() -> bool {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+    let made = socket_with(AddressFamily::UNIX, kind, flags, None);
+    !made.is_err_and(|error| error == rustix::io::Errno::PERM)
 }
 
 /// Sockets lie in the working directory, which is all of the file system that the process can see: only the file name

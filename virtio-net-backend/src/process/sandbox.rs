@@ -1,15 +1,30 @@
 //! Closing the door: the directory of the sockets becomes the whole file system, the process another user's, capabilities
-//! go, and a seccomp filter leaves the system calls that the data plane, vhost-user and the control socket need. No call
-//! that opens a file is among them, none that makes memory executable, and signals go to this process alone.
+//! go, Landlock denies all that can be done with files, TCP, abstract sockets and others' signals, and a seccomp filter
+//! leaves the system calls that the data plane, vhost-user and the control socket need. No call that opens a file is among
+//! them, none that makes memory executable, and signals go to this process alone.
+//!
+//! Sockets are made, removed and connected to only where the process was started for that ([`Need`]); Landlock keeps the
+//! former two to the directory. Not started as root, the process keeps its user and its root directory. What stays open to
+//! one in the wrong hands is then:
+//!
+//! * where it removes: every file in the directory that its user could remove;
+//! * where it connects: every socket that its user could connect to, for a filter sees no path, and Landlock has no such
+//!   right before Linux 7.1;
+//! * a datagram by `sendmsg` to such a socket, but only from a datagram socket that somebody hands it.
 #![allow(
     unsafe_code,
     reason = "prctl and capset have no safe wrapper among our dependencies"
 )]
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::io;
 use std::path::Path;
 
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -17,20 +32,68 @@ use seccompiler::{
 
 use crate::port::batch::ENTER_REGISTERED;
 
-/// Gives up everything that is not needed any more. Sockets are found by their file names in `directory` from here on.
+/// Something that the process still does with names in the directory once it serves. From it follow what Landlock and the
+/// filter leave, beyond what every process needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Makes sockets.
+    Make,
+    /// Removes them.
+    Remove,
+    /// Connects to them.
+    Connect,
+}
+
+impl Need {
+    fn calls(self) -> &'static [libc::c_long] {
+        match self {
+            Self::Make => &[libc::SYS_socket, libc::SYS_bind, libc::SYS_listen],
+            Self::Remove => &[
+                #[cfg(target_arch = "x86_64")]
+                libc::SYS_unlink,
+                libc::SYS_unlinkat,
+            ],
+            Self::Connect => &[libc::SYS_socket, libc::SYS_connect],
+        }
+    }
+
+    fn access(self) -> BitFlags<AccessFs> {
+        match self {
+            Self::Make => AccessFs::MakeSock.into(),
+            Self::Remove => AccessFs::RemoveFile.into(),
+            Self::Connect => BitFlags::EMPTY,
+        }
+    }
+}
+
+/// Gives up everything but what all processes do and the `needs` of this one. Sockets are found by their file names in
+/// `directory` from here on.
 ///
-/// The process becomes `user`, when one is given: then names in `directory` can be made and removed only if it is that
-/// user's, so sockets must come as open files. Without the right to change the root directory or the user (not started as
-/// root) those parts are left out; the filter stands in any case.
+/// The process becomes `user`, when one is given. Without the right to change the root directory or the user (not started
+/// as root) those parts are left out, on a kernel without it Landlock; the filter stands in any case.
 ///
 /// # Errors
 /// When the directory is not there or the kernel has no seccomp.
-pub fn enter(directory: &Path, user: Option<u32>) -> io::Result<()> {
+pub fn enter(directory: &Path, user: Option<u32>, needs: &[Need]) -> io::Result<()> {
     enter_directory(directory)?;
     match rustix::process::chroot(".") {
         Ok(()) => rustix::process::chdir("/")?,
         Err(rustix::io::Errno::PERM) => {}
         Err(error) => return Err(error.into()),
+    }
+    // SAFETY: a flag of this process, no memory is touched.
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // While who we are may look into the directory.
+    match restrict(Path::new("."), needs)? {
+        RulesetStatus::FullyEnforced => {}
+        RulesetStatus::PartiallyEnforced => {
+            tracing::info!("this kernel has no more than a part of Landlock")
+        }
+        RulesetStatus::NotEnforced => {
+            tracing::warn!("this kernel has no Landlock, only the system call filter guards files");
+        }
     }
     match user.map(become_user) {
         Some(Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL)) => {
@@ -40,11 +103,7 @@ pub fn enter(directory: &Path, user: Option<u32>) -> io::Result<()> {
         Some(Ok(())) | None => {}
     }
     drop_capabilities()?;
-    // SAFETY: a flag of this process, no memory is touched.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    seccompiler::apply_filter(&filter().map_err(io::Error::other)?).map_err(io::Error::other)
+    seccompiler::apply_filter(&filter(needs).map_err(io::Error::other)?).map_err(io::Error::other)
 }
 
 /// Only the part of [`enter`] on which file names depend.
@@ -58,6 +117,27 @@ pub fn enter_directory(directory: &Path) -> io::Result<()> {
     } else {
         directory
     })?)
+}
+
+/// Landlock: nothing is done with files but what the `needs` are, in `directory`. There is one thread.
+fn restrict(directory: &Path, needs: &[Need]) -> io::Result<RulesetStatus> {
+    // What newer kernels have beyond that was not tried.
+    const KNOWN: ABI = ABI::V7;
+    let rules = || {
+        let mut rules = Ruleset::default()
+            .handle_access(AccessFs::from_all(KNOWN))?
+            .handle_access(AccessNet::from_all(KNOWN))?
+            .scope(Scope::from_all(KNOWN))?
+            .create()?;
+        let access = needs
+            .iter()
+            .fold(BitFlags::EMPTY, |all, need| all | need.access());
+        if !access.is_empty() {
+            rules = rules.add_rule(PathBeneath::new(PathFd::new(directory)?, access))?;
+        }
+        Ok(rules.restrict_self()?.ruleset)
+    };
+    rules().map_err(|error: Box<dyn Error + Send + Sync>| io::Error::other(error))
 }
 
 /// Also the group of that number, and no other. There is one thread.
@@ -92,7 +172,7 @@ fn drop_capabilities() -> io::Result<()> {
     }
 }
 
-/// System calls that are allowed with any arguments.
+/// System calls that every process makes, with any arguments.
 const ALLOWED: &[libc::c_long] = &[
     // frames and kicks
     libc::SYS_read,
@@ -108,16 +188,9 @@ const ALLOWED: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_accept,
     libc::SYS_accept4,
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_connect,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_unlink,
-    libc::SYS_unlinkat,
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
     libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
     libc::SYS_setsockopt,
@@ -150,13 +223,15 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-fn filter() -> Result<BpfProgram, seccompiler::Error> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    rules.insert(
-        libc::SYS_socket,
-        vec![is(0, libc::AF_UNIX.cast_unsigned().into())?],
-    );
+fn filter(needs: &[Need]) -> Result<BpfProgram, seccompiler::Error> {
+    let needed = needs.iter().flat_map(|need| need.calls());
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = (ALLOWED.iter().chain(needed))
+        .map(|call| (*call, Vec::new()))
+        .collect();
+    if let Some(any) = rules.get_mut(&libc::SYS_socket) {
+        any.push(unix_stream()?);
+    }
+    rules.insert(libc::SYS_sendto, vec![to_peer()?]);
     // A panic ends the process by a signal to itself.
     let us = std::process::id().into();
     rules.insert(libc::SYS_tgkill, vec![is(0, us)?]);
@@ -190,6 +265,24 @@ fn is(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::Error> {
     Ok(SeccompRule::new(vec![condition])?)
 }
 
+/// A stream between processes of this machine. A datagram would go anywhere without `connect`.
+fn unix_stream() -> Result<SeccompRule, seccompiler::Error> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    let conditions = [(0, libc::AF_UNIX), (1, kind)].map(|(argument, value)| {
+        let value = value.cast_unsigned().into();
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+    });
+    Ok(SeccompRule::new(
+        conditions.into_iter().collect::<Result<_, _>>()?,
+    )?)
+}
+
+/// The fifth argument names nobody: it goes where the socket is connected to.
+fn to_peer() -> Result<SeccompRule, seccompiler::Error> {
+    let nobody = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    Ok(SeccompRule::new(vec![nobody])?)
+}
+
 /// The fourth argument has the flag for a ring that this thread registered. None can be registered any more, so a ring
 /// that came from a frontend, with leave to open files in our name, is never entered.
 fn registered_ring() -> Result<SeccompRule, seccompiler::Error> {
@@ -209,24 +302,168 @@ fn never_executable() -> Result<SeccompRule, seccompiler::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    use std::path::PathBuf;
+
     use super::*;
+
+    /// A folder with a socket that listens and a file, and the same beside it.
+    struct Folders {
+        here: PathBuf,
+        _listeners: [UnixListener; 2],
+    }
+
+    impl Folders {
+        fn new(name: &str) -> Self {
+            let root = format!("vnb-{name}-{}", std::process::id());
+            let here = std::env::temp_dir().join(root).join("here");
+            let _listeners = [here.clone(), here.with_file_name("there")].map(|folder| {
+                std::fs::create_dir_all(&folder).expect("a folder");
+                std::fs::write(folder.join("file"), "old").expect("a file");
+                UnixListener::bind(folder.join("socket")).expect("a socket")
+            });
+            Self { here, _listeners }
+        }
+
+        fn there(&self) -> PathBuf {
+            self.here.with_file_name("there")
+        }
+    }
+
+    impl Drop for Folders {
+        fn drop(&mut self) {
+            drop(std::fs::remove_dir_all(self.here.parent().expect("a root")));
+        }
+    }
+
+    /// Which of the needs can be met in a folder.
+    fn met(folder: &Path) -> Vec<Need> {
+        let made = UnixListener::bind(folder.join("new")).is_ok();
+        let removed = std::fs::remove_file(folder.join("file")).is_ok();
+        let connected = UnixStream::connect(folder.join("socket")).is_ok();
+        let all = [
+            (Need::Make, made),
+            (Need::Remove, removed),
+            (Need::Connect, connected),
+        ];
+        all.into_iter()
+            .filter_map(|(need, is)| is.then_some(need))
+            .collect()
+    }
+
+    const MODES: [&[Need]; 4] = [
+        &[],
+        &[Need::Remove],
+        &[Need::Connect],
+        &[Need::Make, Need::Remove, Need::Connect],
+    ];
+
+    #[test]
+    fn a_thread_under_both_does_with_sockets_what_it_needs_and_elsewhere_only_connects() {
+        for needs in MODES {
+            let folders = Folders::new("needs");
+            let outcome = std::thread::scope(|scope| {
+                let thread = scope.spawn(|| {
+                    let status = restrict(&folders.here, needs).expect("restricted");
+                    seccompiler::apply_filter(&filter(needs).expect("compiled")).expect("applied");
+                    (status, met(&folders.here), met(&folders.there()))
+                });
+                thread.join().expect("ran")
+            });
+            let (status, here, there) = outcome;
+            assert_eq!(here, needs);
+            if status == RulesetStatus::NotEnforced {
+                eprintln!("skipped: no Landlock here");
+                continue;
+            }
+            let connects = needs.iter().filter(|need| **need == Need::Connect);
+            assert!(there.iter().eq(connects), "{needs:?}: {there:?}");
+        }
+    }
+
+    #[test]
+    fn a_restricted_thread_touches_no_file_no_tcp_no_abstract_socket_and_no_other_process() {
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::net::SocketAddr;
+
+        let folders = Folders::new("files");
+        let name =
+            SocketAddr::from_abstract_name(folders.here.as_os_str().as_bytes()).expect("a name");
+        let abstract_listener = UnixListener::bind_addr(&name).expect("a socket");
+        let internet = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = internet.local_addr().expect("its address");
+        let parent = rustix::process::getppid().expect("a parent");
+        let attempts = || {
+            let in_folder = |folder: &Path| {
+                [
+                    std::fs::read(folder.join("file")).is_ok(),
+                    std::fs::read_dir(folder).is_ok(),
+                    std::fs::write(folder.join("file"), "new").is_ok(),
+                    std::fs::write(folder.join("other"), "new").is_ok(),
+                    std::fs::create_dir(folder.join("folder")).is_ok(),
+                    std::fs::rename(folder.join("file"), folder.join("renamed")).is_ok(),
+                    std::os::unix::fs::symlink("file", folder.join("link")).is_ok(),
+                ]
+            };
+            let beyond = [
+                TcpListener::bind("127.0.0.1:0").is_ok(),
+                TcpStream::connect(port).is_ok(),
+                UnixStream::connect_addr(&name).is_ok(),
+                rustix::process::test_kill_process(parent).is_ok(),
+            ];
+            (
+                in_folder(&folders.here),
+                in_folder(&folders.there()),
+                beyond,
+            )
+        };
+        let outcome = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let [.., all] = MODES;
+                (
+                    restrict(&folders.here, all).expect("restricted"),
+                    attempts(),
+                )
+            });
+            thread.join().expect("ran")
+        });
+        if outcome.0 != RulesetStatus::FullyEnforced {
+            eprintln!("skipped: this kernel's Landlock is {:?}", outcome.0);
+            return;
+        }
+        assert_eq!(outcome.1, ([false; 7], [false; 7], [false; 4]));
+        // Without it all of that can be done, or the test shows nothing.
+        assert_eq!(attempts(), ([true; 7], [true; 7], [true; 4]));
+        drop((abstract_listener, internet));
+    }
 
     #[test]
     fn a_filtered_thread_opens_no_file_and_still_talks() {
-        let outcome = std::thread::spawn(|| {
-            seccompiler::apply_filter(&filter().expect("compiled")).expect("applied");
+        let (ours, theirs) = UnixDatagram::pair().expect("a pair");
+        let folders = Folders::new("talk");
+        let mailbox = folders.here.join("mailbox");
+        let letters = UnixDatagram::bind(&mailbox).expect("a socket");
+        let outcome = std::thread::spawn(move || {
+            let stray = UnixDatagram::unbound().expect("a socket");
+            let needs = [Need::Connect];
+            seccompiler::apply_filter(&filter(&needs).expect("compiled")).expect("applied");
             let pair = rustix::pipe::pipe();
             let opened = std::fs::File::open("/dev/null");
-            let socket = std::os::unix::net::UnixDatagram::unbound();
             let internet = std::net::UdpSocket::bind("127.0.0.1:0");
-            (
+            let datagram = UnixDatagram::unbound();
+            let refused = [
                 pair.is_err(),
                 opened.is_err(),
-                socket.is_ok(),
                 internet.is_err(),
-            )
+                datagram.is_err(),
+                stray.send_to(b"x", mailbox).is_err(),
+            ];
+            (refused, ours.send(b"x").is_ok())
         });
-        assert_eq!(outcome.join().expect("ran"), (true, true, true, true));
+        assert_eq!(outcome.join().expect("ran"), ([true; 5], true));
+        drop((theirs, letters));
     }
 
     #[test]
@@ -247,7 +484,7 @@ mod tests {
             let pair = socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
             let (ours, theirs) = pair.expect("a pair");
             let mut tap = Tap::pretended(ours);
-            seccompiler::apply_filter(&filter().expect("compiled")).expect("applied");
+            seccompiler::apply_filter(&filter(&[]).expect("compiled")).expect("applied");
             let linear = [0; HEADER_LEN + 60];
             for _ in 0..3 {
                 batch.send(&mut tap, &Frame::new(&linear).expect("whole"));
@@ -288,7 +525,7 @@ mod tests {
             let may_signal =
                 |pid: i32| unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, 0) } == 0;
             let before = may_signal(parent);
-            seccompiler::apply_filter(&filter().expect("compiled")).expect("applied");
+            seccompiler::apply_filter(&filter(&[]).expect("compiled")).expect("applied");
             let us = rustix::process::getpid().as_raw_pid();
             (
                 before,
