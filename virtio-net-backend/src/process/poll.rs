@@ -154,10 +154,10 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(look(), []);
-        crate::transport::vhost_user::fds::signal(&fd);
+        crate::transport::vhost_user::bell::ring(&fd);
         assert_eq!(look(), [Source::Kick(1, 2)]);
         assert_eq!(look(), []);
-        crate::transport::vhost_user::fds::signal(&fd);
+        crate::transport::vhost_user::bell::ring(&fd);
         assert_eq!(look(), [Source::Kick(1, 2)]);
     }
 }

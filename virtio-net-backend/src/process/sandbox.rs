@@ -31,6 +31,7 @@ use seccompiler::{
 };
 
 use crate::port::batch::ENTER_REGISTERED;
+use crate::transport::vhost_user::{bell, foreign};
 
 /// Something that the process still does with names in the directory once it serves. From it follow what Landlock and the
 /// filter leave, beyond what every process needs.
@@ -75,6 +76,7 @@ impl Need {
 /// # Errors
 /// When the directory is not there or the kernel has no seccomp.
 pub fn enter(directory: &Path, user: Option<u32>, needs: &[Need]) -> io::Result<()> {
+    bell::prepare();
     enter_directory(directory)?;
     match rustix::process::chroot(".") {
         Ok(()) => rustix::process::chdir("/")?,
@@ -103,7 +105,10 @@ pub fn enter(directory: &Path, user: Option<u32>, needs: &[Need]) -> io::Result<
         Some(Ok(())) | None => {}
     }
     drop_capabilities()?;
-    seccompiler::apply_filter(&filter(needs).map_err(io::Error::other)?).map_err(io::Error::other)
+    // A thread, which gets no more rights than we have by now.
+    foreign::prepare();
+    let filter = filter(needs).map_err(io::Error::other)?;
+    seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other)
 }
 
 /// Only the part of [`enter`] on which file names depend.
@@ -199,6 +204,9 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_fstatfs,
     libc::SYS_lseek,
     libc::SYS_close,
+    // interrupts
+    libc::SYS_io_submit,
+    libc::SYS_io_getevents,
     // guest memory, logs, memory for chains in flight
     libc::SYS_munmap,
     libc::SYS_mremap,

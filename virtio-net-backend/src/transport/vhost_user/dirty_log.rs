@@ -1,8 +1,8 @@
 //! The dirty log that a frontend shared (SET_LOG_BASE): mapped, and watched as guest memory is.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::foreign::Foreign;
 use super::lost_memory::Watched;
 use super::memory_table::{BadTable, map_shared};
 use crate::device::dirty::DirtyLog;
@@ -20,7 +20,7 @@ impl SharedLog {
     ///
     /// # Errors
     /// When it is not memory of that length.
-    pub fn map(fd: OwnedFd, offset: u64, size: u64) -> Result<Self, BadTable> {
+    pub fn map(fd: Foreign, offset: u64, size: u64) -> Result<Self, BadTable> {
         let (watched, region) = map_shared(fd, offset, size)?;
         let log = Arc::new(DirtyLog::new(region));
         Ok(Self { watched, log })

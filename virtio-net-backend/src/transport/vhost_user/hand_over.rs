@@ -20,8 +20,10 @@ use std::os::unix::net::UnixStream;
 use serde::{Deserialize, Serialize};
 
 use super::backend_channel::BackendChannel;
+use super::bell;
 use super::dirty_log::SharedLog;
 use super::fds;
+use super::foreign::Foreign;
 use super::inflight::InflightMemory;
 use super::memory_table::shared_file;
 use super::message::{InflightShape, MemoryRegion, ProtocolFeatures, VringAddresses};
@@ -157,6 +159,7 @@ impl Session {
         }
         let mut next = || fds.pop_front().ok_or_else(missing);
         let stream = UnixStream::from(next()?);
+        let mut next = || next().map(Foreign::from);
         let mut session = Self::new(stream, settings).map_err(Refusal::Fd)?;
         // A predecessor of another version may not have known the control queue.
         if session.vrings.len() < kept.vrings.len() {
@@ -182,7 +185,9 @@ impl Session {
             session.inflight = Some(InflightMemory::map(shape, next()?)?);
         }
         if kept.channel {
-            session.channel = Some(BackendChannel::new(next()?));
+            session.channel = Some(BackendChannel::new(
+                fds::socket(next()?).map_err(Refusal::Fd)?,
+            ));
         }
         session.accept(kept.features)?;
         if let Some(pairs) = kept.pairs {
@@ -216,7 +221,7 @@ impl Session {
             let retired = None;
             self.events.push(Event::KickChanged { queue, retired });
             // The used index may have been published without an interrupt.
-            vring.call.iter().for_each(fds::signal);
+            vring.call.iter().for_each(bell::ring);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use vm_memory::MmapRegion;
 
+use super::foreign::Foreign;
 use super::lost_memory::Watched;
 use super::memory_table::{BadTable, map_shared, shared_file};
 use super::message::InflightShape;
@@ -50,7 +51,7 @@ impl InflightMemory {
     ///
     /// # Errors
     /// When it is not memory of that length.
-    pub fn map(shape: InflightShape, fd: OwnedFd) -> Result<Self, BadTable> {
+    pub fn map(shape: InflightShape, fd: Foreign) -> Result<Self, BadTable> {
         let (watched, region) = map_shared(fd, shape.offset, shape.size)?;
         let region = Arc::new(region);
         Ok(Self {
@@ -98,11 +99,11 @@ mod tests {
         let (shape, fd) = InflightMemory::create(asked).expect("made");
         assert!(ftruncate(&fd, 0).is_err(), "nobody takes it away");
         let again = fd.try_clone().expect("dup");
-        let memory = InflightMemory::map(shape, fd).expect("mapped");
+        let memory = InflightMemory::map(shape, fd.into()).expect("mapped");
         let mut first = memory.queue(1, 256).expect("queue");
         first.recover(0);
         first.taken(42);
-        let memory = InflightMemory::map(shape, again).expect("mapped");
+        let memory = InflightMemory::map(shape, again.into()).expect("mapped");
         assert_eq!(memory.queue(1, 256).expect("queue").recover(0), [42]);
         assert!(memory.queue(2, 256).is_none());
     }

@@ -156,7 +156,7 @@ mod tests {
             offset: 0,
         };
         table
-            .add(region, Some(fd.try_clone().expect("dup")))
+            .add(region, Some(fd.try_clone().expect("dup").into()))
             .expect("added");
         let memory = table.memory().expect("memory");
         let slice = memory.whole(0x8000, 4).expect("inside");

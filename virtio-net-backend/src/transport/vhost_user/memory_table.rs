@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use vm_memory::{
@@ -10,6 +10,7 @@ use vm_memory::{
 };
 
 use super::fds;
+use super::foreign::Foreign;
 use super::lost_memory::Watched;
 use super::message::MemoryRegion;
 use crate::device::Memory;
@@ -63,7 +64,7 @@ impl MemoryTable {
     pub fn replace(
         &mut self,
         regions: &[MemoryRegion],
-        fds: impl IntoIterator<Item = OwnedFd>,
+        fds: impl IntoIterator<Item = Foreign>,
     ) -> Result<(), BadTable> {
         let mut table = Self::default();
         let mut fds = fds.into_iter();
@@ -81,7 +82,7 @@ impl MemoryTable {
     ///
     /// # Errors
     /// When it cannot be mapped or overlaps another.
-    pub fn add(&mut self, region: MemoryRegion, fd: Option<OwnedFd>) -> Result<(), BadTable> {
+    pub fn add(&mut self, region: MemoryRegion, fd: Option<Foreign>) -> Result<(), BadTable> {
         let fd = fd.ok_or(BadTable::Fds)?;
         if let Some(entry) = self.regions.iter_mut().find(|entry| entry.region == region) {
             entry.times = entry.times.saturating_add(1);
@@ -180,7 +181,7 @@ impl MemoryTable {
     }
 }
 
-fn map(region: MemoryRegion, fd: OwnedFd) -> Result<GuestRegionMmap, BadTable> {
+fn map(region: MemoryRegion, fd: Foreign) -> Result<GuestRegionMmap, BadTable> {
     let ends =
         [region.guest, region.user, region.offset].map(|start| start.checked_add(region.size));
     let [Some(_), Some(_), Some(end)] = ends else {
@@ -190,7 +191,7 @@ fn map(region: MemoryRegion, fd: OwnedFd) -> Result<GuestRegionMmap, BadTable> {
     if size == 0 {
         return Err(BadTable::Range(region));
     }
-    fds::memory(&fd, region.offset, end).map_err(BadTable::Map)?;
+    let fd = fds::memory(fd, region.offset, end).map_err(BadTable::Map)?;
     let file = FileOffset::new(File::from(fd), region.offset);
     let mapping = MmapRegion::from_file(file, size)
         .map_err(|error| BadTable::Map(io::Error::other(error)))?;
@@ -206,7 +207,7 @@ pub(super) fn shared_file(region: &MmapRegion) -> Option<(BorrowedFd<'_>, u64, u
 
 /// Maps shared memory for a log or for tracking descriptors in flight. Keep the watch as long as the mapping is used.
 pub(super) fn map_shared(
-    fd: OwnedFd,
+    fd: Foreign,
     offset: u64,
     size: u64,
 ) -> Result<(Watched, MmapRegion), BadTable> {
@@ -222,7 +223,7 @@ pub(super) fn map_shared(
     if len == 0 {
         return Err(bad);
     }
-    fds::memory(&fd, offset, end).map_err(BadTable::Map)?;
+    let fd = fds::memory(fd, offset, end).map_err(BadTable::Map)?;
     let region = MmapRegion::from_file(FileOffset::new(File::from(fd), offset), len)
         .map_err(|error| BadTable::Map(io::Error::other(error)))?;
     let watched = Watched::new(&region).map_err(BadTable::Map)?;
@@ -234,10 +235,10 @@ mod tests {
     use super::*;
     use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
-    fn memfd(len: u64) -> OwnedFd {
+    fn memfd(len: u64) -> Foreign {
         let fd = memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd");
         ftruncate(&fd, len).expect("length");
-        fd
+        fd.into()
     }
 
     fn region(guest: u64, user: u64) -> MemoryRegion {

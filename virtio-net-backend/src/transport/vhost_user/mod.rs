@@ -12,8 +12,10 @@
 //! Not here: listening, reconnecting and polling (`process`), frames (`device`).
 
 pub mod backend_channel;
+pub mod bell;
 pub mod dirty_log;
 pub mod fds;
+pub mod foreign;
 pub mod hand_over;
 pub mod inflight;
 pub mod lost_memory;
@@ -25,6 +27,7 @@ pub mod session;
 pub mod vring;
 pub mod wire;
 
+pub use foreign::Foreign;
 pub use hand_over::Kept;
 pub use message::{ProtocolFeatures, Request};
 pub use session::{Event, Session};

@@ -7,7 +7,7 @@
 //!   GET_VRING_BASE, reset ◄── waits for memory
 //! ```
 
-use super::fds;
+use super::bell;
 use super::refusal::Refusal;
 use super::session::{Answer, Event, Session};
 use crate::device::{Fault, QueueState, Refused, Role};
@@ -21,7 +21,7 @@ impl Session {
             // Not started again until the frontend sets it up anew.
             vring.kick_said = false;
             if let Some(err) = &vring.err {
-                fds::signal(err);
+                bell::ring(err);
             }
         }
     }

@@ -10,8 +10,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::backend_channel::BackendChannel;
+use super::bell;
 use super::dirty_log::SharedLog;
 use super::fds;
+use super::foreign::Foreign;
 use super::inflight::InflightMemory;
 use super::memory_table::{MAX_SLOTS, MemoryTable};
 use super::message::{
@@ -209,7 +211,7 @@ impl Session {
             .get(usize::from(queue))
             .and_then(|vring| vring.call.as_ref())
         {
-            fds::signal(call);
+            bell::ring(call);
         }
     }
 
@@ -282,6 +284,7 @@ impl Session {
                 let fd = fds
                     .pop_front()
                     .ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
+                let fd = fds::socket(fd).map_err(Refusal::Fd)?;
                 self.channel = Some(BackendChannel::new(fd));
                 Ok(Answer::Ack)
             }
@@ -322,7 +325,7 @@ impl Session {
     fn set_inflight(
         &mut self,
         shape: InflightShape,
-        fd: Option<OwnedFd>,
+        fd: Option<Foreign>,
     ) -> Result<Answer, Refusal> {
         let fd = fd.ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
         let memory = InflightMemory::map(shape, fd)?;
@@ -413,7 +416,7 @@ impl Session {
         &mut self,
         index: u16,
         with_fd: bool,
-        fd: Option<OwnedFd>,
+        fd: Option<Foreign>,
     ) -> Result<Answer, Refusal> {
         let fd = event_fd(with_fd, fd)?;
         let vring = self.vring(index)?;
@@ -436,11 +439,11 @@ impl Session {
         &mut self,
         index: u16,
         with_fd: bool,
-        fd: Option<OwnedFd>,
+        fd: Option<Foreign>,
     ) -> Result<Answer, Refusal> {
         let call = event_fd(with_fd, fd)?;
         // Whatever was completed before there was a way to say so.
-        call.iter().for_each(fds::signal);
+        call.iter().for_each(bell::ring);
         self.vring(index)?.call = call;
         Ok(Answer::Ack)
     }
@@ -449,7 +452,7 @@ impl Session {
         &mut self,
         index: u16,
         with_fd: bool,
-        fd: Option<OwnedFd>,
+        fd: Option<Foreign>,
     ) -> Result<Answer, Refusal> {
         self.vring(index)?.err = event_fd(with_fd, fd)?;
         Ok(Answer::Ack)
@@ -461,7 +464,7 @@ impl Session {
         Ok(Answer::Ack)
     }
 
-    fn set_log(&mut self, size: u64, offset: u64, fd: Option<OwnedFd>) -> Result<Answer, Refusal> {
+    fn set_log(&mut self, size: u64, offset: u64, fd: Option<Foreign>) -> Result<Answer, Refusal> {
         let fd = fd.ok_or(Refusal::Fd(io::ErrorKind::InvalidInput.into()))?;
         let shared = SharedLog::map(fd, offset, size)?;
         let log = Arc::clone(shared.log());
@@ -489,7 +492,7 @@ fn reply_u64(value: u64) -> Answer {
 }
 
 /// The fd of a kick, call or err request.
-pub(super) fn event_fd(with_fd: bool, fd: Option<OwnedFd>) -> Result<Option<OwnedFd>, Refusal> {
+pub(super) fn event_fd(with_fd: bool, fd: Option<Foreign>) -> Result<Option<OwnedFd>, Refusal> {
     match (with_fd, fd) {
         (true, Some(fd)) => fds::event(fd).map(Some).map_err(Refusal::Fd),
         (true, None) => Err(Refusal::Fd(io::ErrorKind::InvalidInput.into())),

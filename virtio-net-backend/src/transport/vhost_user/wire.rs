@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
@@ -11,6 +11,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use super::foreign::Foreign;
 use super::message::{HEADER_LEN, Header, MAX_TABLE_REGIONS, Malformed};
 
 /// A whole message.
@@ -21,7 +22,7 @@ pub struct Message {
     /// Its payload.
     pub payload: Vec<u8>,
     /// The fds that came with it.
-    pub fds: VecDeque<OwnedFd>,
+    pub fds: VecDeque<Foreign>,
 }
 
 /// Why a connection is over.
@@ -44,7 +45,7 @@ pub struct Wire {
     stream: UnixStream,
     header: Option<Header>,
     buffer: Vec<u8>,
-    fds: VecDeque<OwnedFd>,
+    fds: VecDeque<Foreign>,
 }
 
 impl Wire {
@@ -145,7 +146,7 @@ impl Wire {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 // A peer that sends more than a message may hold loses them.
                 let room = MAX_TABLE_REGIONS - self.fds.len().min(MAX_TABLE_REGIONS);
-                self.fds.extend(fds.take(room));
+                self.fds.extend(fds.map(Foreign::from).take(room));
             }
         }
         Ok(received.bytes)
