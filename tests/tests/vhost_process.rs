@@ -161,6 +161,29 @@ fn a_backend_that_serves_is_nobody_and_sees_only_its_sockets() -> anyhow::Result
     Ok(())
 }
 
+#[test]
+fn a_backend_that_stands_still_is_replaced() -> anyhow::Result<()> {
+    if !tool::ready("vhost_process::a_backend_that_stands_still", &["nft"]) {
+        return Ok(());
+    }
+    let ns = Ns::new("vp-still")?;
+    let netd = Netd::start(&ns)?;
+    let attach = |name| netd.try_vnet(&["port", "attach", "default", name, "--kind", "vhost-user"]);
+    attach("web")?;
+    let before = tests::vhost::backend(&netd)?;
+    tests::process::host(&format!("kill -STOP {before}"))?;
+    attach("db")?;
+    wait_for("a successor with both ports", PATIENCE, || {
+        let now = tests::vhost::backend(&netd)?;
+        anyhow::ensure!(now != before, "it is still {now}");
+        for port in ["web", "db"] {
+            let device = &netd.json(&["port", "show", "default", port])?["device"];
+            anyhow::ensure!(device.is_object(), "{port}: {device}");
+        }
+        Ok(())
+    })
+}
+
 /// A place for a backend that an ordinary user starts: a folder and a tap of his, and the program where he can reach it.
 struct Place {
     ns: Ns,

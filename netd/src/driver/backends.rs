@@ -215,7 +215,9 @@ impl Backends {
             };
             match line.ask(&json!({ "op": "list" }), &[]) {
                 Ok(listed) => return Ok((line, Some(listed))),
-                Err(e) if Instant::now() > deadline => return Err(silent(home, &e)),
+                Err(e) if Instant::now() > deadline => {
+                    return Err(format!("{}; {}", silent(home, &e), line.kill()));
+                }
                 Err(_) => std::thread::sleep(STEP),
             }
         }
@@ -516,6 +518,21 @@ impl Line {
         let tap = tap::open(&home.uplink(), false, NonZeroU16::MIN).map_err(io::Error::other)?;
         let tap: Vec<_> = tap.first().map(AsFd::as_fd).into_iter().collect();
         self.ask(&json!({ "op": "set-uplink" }), &tap).map(drop)
+    }
+
+    /// Ends a process that stands still, and its ports with it: its death is noticed, and a successor goes on. What
+    /// became of that.
+    fn kill(&self) -> String {
+        let Ok(peer) = rustix::net::sockopt::socket_peercred(&self.stream) else {
+            return "who it is cannot be told".to_owned();
+        };
+        match rustix::process::kill_process(peer.pid, rustix::process::Signal::KILL) {
+            Ok(()) => "it is ended, and another one takes its place".to_owned(),
+            Err(error) => {
+                let pid = peer.pid.as_raw_nonzero();
+                format!("it cannot be ended ({error}): `kill -9 {pid}` makes place for another one")
+            }
+        }
     }
 
     /// Ends the process, which nobody needs any more, and takes its sockets away. It is asked to, because a signal to
