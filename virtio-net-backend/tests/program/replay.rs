@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
 
 pub(crate) const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervisor.txt");
+const MIGRATION: &str = include_str!("../traces/cloud-hypervisor-migration.txt");
 const CROSVM: &str = include_str!("../traces/crosvm.txt");
 const SET_FEATURES: u32 = 2;
 const SET_MEM_TABLE: u32 = 5;
@@ -120,6 +121,28 @@ fn two_guests() -> (Program, Frontend, Frontend) {
     a.post();
     b.post();
     (program, a, b)
+}
+
+#[test]
+fn a_migration_of_cloud_hypervisor_is_answered_and_each_log_has_what_came_in_its_time() {
+    let (mut program, mut a, mut b) = two_guests();
+    // Nothing is logged of these.
+    exchange(&mut a, &mut b, 2);
+    let mut came = Vec::new();
+    for line in trace(MIGRATION) {
+        if line == Line::Frames {
+            exchange(&mut a, &mut b, 1);
+            came.push(a.last_slot().expect("a frame"));
+        }
+        a.replay(&line);
+    }
+    for (log, slot) in a.logged().iter().zip(came) {
+        for page in a.pages_of_receipt(slot.into()) {
+            assert!(log.contains(&page), "{page:#x} in {log:x?}");
+        }
+    }
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
 }
 
 #[test]

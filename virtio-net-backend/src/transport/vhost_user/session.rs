@@ -468,7 +468,9 @@ impl Session {
         let due = self.features & F_LOG_ALL != 0;
         self.device.set_log(due.then_some(log));
         self.log = Some(shared);
-        Ok(reply_u64(0))
+        // QEMU looks at the kind of this answer only; cloud-hypervisor waits for as many bytes as it sent.
+        let payload = [size, offset].map(u64::to_le_bytes);
+        Ok(Answer::Reply(payload.as_flattened().to_vec(), None))
     }
 
     fn config(&self, offset: u32, size: u32, flags: u32) -> Answer {
