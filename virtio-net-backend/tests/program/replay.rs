@@ -105,6 +105,28 @@ fn crosvm_gets_a_control_queue_and_its_rings_carry_frames() {
     assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
 }
 
+#[test]
+fn a_command_is_answered_while_its_guest_is_over_its_rate() {
+    let mut program = Program::start();
+    let rate = json!({ "bytes": { "per-second": 1, "burst": 1 } });
+    let ask =
+        json!({ "op": "add-port", "name": "a", "socket": "a.sock", "mac": MAC, "send": rate });
+    program.done(&ask, &[]);
+    let mut a = program.frontend("a");
+    let lines = trace(CROSVM);
+    let set_up = lines.iter().take_while(|line| **line != Line::Frames);
+    set_up.for_each(|line| a.replay(line));
+    // The second may go after a minute.
+    for slot in 0..2 {
+        a.lay(slot, &frame(0xa, 0xb, 0));
+    }
+    a.kick(1);
+    a.sent();
+    assert_eq!(a.command(&[3, 0]), 0, "it announced itself");
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    assert_eq!(stats["ports"]["a"]["device"]["tx_frames"], 1, "{stats}");
+}
+
 /// The lines of cloud-hypervisor's trace up to its first frames.
 fn set_up() -> impl Iterator<Item = Line> {
     let lines = trace(CLOUD_HYPERVISOR).into_iter();
