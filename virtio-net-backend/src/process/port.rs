@@ -179,6 +179,12 @@ impl Port {
         }
     }
 
+    /// Drops what waits for the driver's buffers: it was made for a driver that is no more.
+    pub fn forget_waiting(&mut self) {
+        self.counters.rx_no_driver += self.backlog.len() as u64;
+        self.backlog.clear();
+    }
+
     /// Goes on with the session of a predecessor.
     ///
     /// # Errors

@@ -374,6 +374,11 @@ impl Worker {
                     self.network.wake(number);
                     self.negotiated();
                 }
+                Event::DriverChanged => {
+                    if let Some(port) = self.network.port(number) {
+                        port.forget_waiting();
+                    }
+                }
                 Event::Broken { queue, fault } => {
                     if let Some(port) = self.network.port(number) {
                         port.broke(queue, fault);

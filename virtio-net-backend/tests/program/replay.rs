@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::fairness::plain;
 use crate::frontend::{Frontend, Line, NO_FD, PATIENCE, Program, receive, trace, within};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -18,6 +19,7 @@ const MIGRATION: &str = include_str!("../traces/cloud-hypervisor-migration.txt")
 const CROSVM: &str = include_str!("../traces/crosvm.txt");
 const SET_FEATURES: u32 = 2;
 const SET_MEM_TABLE: u32 = 5;
+const GET_VRING_BASE: u32 = 11;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_ERR: u32 = 14;
 const SEND_RARP: u32 = 19;
@@ -299,6 +301,52 @@ fn a_device_that_was_reset_runs_when_it_is_set_up_anew() {
     assert_eq!(a.last_slot(), Some(4), "the fifth of its new buffers");
     let stats = program.done(&json!({ "op": "stats" }), &[]);
     assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
+}
+
+type Deed = fn(&mut Frontend);
+
+#[test]
+fn what_waits_for_a_driver_goes_with_it_and_is_not_for_other_features() {
+    let reset = |b: &mut Frontend| assert!(b.ask(RESET_DEVICE, &[], &[]));
+    let stop = |b: &mut Frontend| {
+        for ring in [0, 1] {
+            let which = [ring, 0, 0, 0, 0, 0, 0, 0];
+            b.replay(&Line::Says(GET_VRING_BASE, 1, which.to_vec()));
+            let answer = [[GET_VRING_BASE, 5], [8, ring.into()], [0, 0]];
+            let answer = answer
+                .as_flattened()
+                .iter()
+                .flat_map(|word| word.to_le_bytes());
+            b.replay(&Line::Hears(answer.take(20).collect(), 0));
+        }
+    };
+    let nothing = |_: &mut Frontend| ();
+    let same: fn(&Line) -> Line = Line::clone;
+    let ways: [(&str, Deed, _); 3] = [
+        ("reset", reset, same),
+        ("stop", stop, same),
+        ("other features", nothing, plain),
+    ];
+    for (way, leave, of_next) in ways {
+        let (mut program, mut a, mut b) = two_ports();
+        for line in set_up() {
+            a.replay(&line);
+            b.replay(&line);
+        }
+        a.offer(&frame(0xa, 0xb, 1));
+        a.sent();
+        leave(&mut b);
+        let again = set_up().skip_while(|line| !matches!(line, Line::Says(SET_FEATURES, ..)));
+        for line in again.filter(|line| !about_new_record(line)) {
+            b.replay(&of_next(&line));
+        }
+        b.post();
+        let for_it = frame(0xa, 0xb, 2);
+        a.offer(&for_it);
+        assert_eq!(b.next(), for_it, "{way}");
+        let stats = program.done(&json!({ "op": "stats" }), &[]);
+        assert_eq!(stats["ports"]["b"]["device"]["rx_no_driver"], 1, "{stats}");
+    }
 }
 
 fn about_new_record(line: &Line) -> bool {

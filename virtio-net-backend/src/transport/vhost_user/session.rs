@@ -38,6 +38,8 @@ pub enum Event {
     },
     /// A queue started or was enabled: look at it without waiting for a kick.
     Ready,
+    /// The driver left, or takes other frames from here on: what waits is not for it.
+    DriverChanged,
     /// The guest moved here and cannot announce itself: do it for this address.
     Announce([u8; 6]),
     /// A queue cannot run as it was set up, and waits for another set-up.
@@ -227,7 +229,7 @@ impl Session {
     pub fn retire(&mut self) -> Vec<OwnedFd> {
         let replaced = self.events.drain(..).filter_map(|event| match event {
             Event::KickChanged { retired, .. } => retired,
-            Event::Ready | Event::Announce(_) | Event::Broken { .. } => None,
+            Event::Ready | Event::DriverChanged | Event::Announce(_) | Event::Broken { .. } => None,
         });
         let kicks = self.vrings.iter_mut().filter_map(|vring| vring.kick.take());
         replaced.chain(kicks).collect()
@@ -354,6 +356,7 @@ impl Session {
         if self.device.accepted() == before {
             self.start_ready();
         } else {
+            self.events.push(Event::DriverChanged);
             self.restart()?;
         }
         Ok(Answer::Ack)
