@@ -108,6 +108,7 @@ const ALLOWED: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_accept,
     libc::SYS_accept4,
+    libc::SYS_ppoll,
     libc::SYS_bind,
     libc::SYS_listen,
     libc::SYS_connect,

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -48,10 +48,11 @@ impl Program {
 
     fn start_in(folder: &Path) -> Self {
         let control = folder.join("control");
+        let log = File::create(folder.join("log")).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_virtio-net-backend"))
             .arg("--control")
             .arg(&control)
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the program");
         let stream = within("a control socket", || UnixStream::connect(&control).ok());
@@ -71,6 +72,12 @@ impl Program {
         let old = std::mem::replace(self, next);
         // The folder is the next one's.
         std::mem::forget(old);
+    }
+
+    /// How many lines of its log have these words.
+    pub(crate) fn said(&self, words: &str) -> usize {
+        let log = std::fs::read_to_string(self.folder.join("log")).expect("a log");
+        log.matches(words).count()
     }
 
     /// One command that must be done, with open files.

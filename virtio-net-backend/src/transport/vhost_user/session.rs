@@ -144,6 +144,12 @@ impl Session {
         self.wire.shut_down();
     }
 
+    /// Whether the frontend is gone, though what it said before may still be to be read.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.wire.is_over()
+    }
+
     /// The connection, to poll it.
     #[must_use]
     pub fn connection(&self) -> BorrowedFd<'_> {
