@@ -95,6 +95,8 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Device {
     config: ConfigSpace,
+    /// The MAC address that it begins with, for each driver again.
+    mac: [u8; 6],
     offered: Features,
     accepted: Features,
     control_here: bool,
@@ -123,6 +125,7 @@ impl Device {
                 max_queue_pairs: pairs,
                 mtu: settings.mtu,
             },
+            mac: settings.mac,
             offered: offered.without(settings.withheld),
             accepted: Features::default(),
             control_here: settings.own_control_queue,
@@ -324,7 +327,8 @@ impl Device {
         self.accepted = Features::default();
         self.log = None;
         self.config.status &= config_space::STATUS_LINK_UP;
-        self.ctrl = ctrl::Control::new(self.config.mac);
+        self.config.mac = self.mac;
+        self.ctrl = ctrl::Control::new(self.mac);
     }
 
     /// The config space.

@@ -18,6 +18,7 @@ use crate::device::steer::Flows;
 use crate::device::{Credit, Features, Frame, Sent, cost};
 use crate::port::FramePort as _;
 use crate::switch::{MAX_PORTS, PortIndex, PortSet, Time};
+use crate::transport::vhost_user::Session;
 
 /// Work for one port in one turn, in small frames.
 pub const BUDGET: usize = 64;
@@ -305,16 +306,17 @@ impl Network {
             credit: &credit,
             now,
         };
-        let sent = if paths.may_send(number) {
-            transmit_port(&mut port, number, &mut paths)
-        } else {
-            0
-        };
+        let mut moved = drained;
+        if paths.may_send(number) {
+            moved += transmit_port(&mut port, number, &mut paths);
+        }
+        // Whatever the rate: a guest waits for the answer to a command.
+        moved += serve_control(&mut port);
         port.credit = credit.left();
         port.flush();
         self.ports[at] = Some(port);
         self.flush();
-        drained + sent
+        moved
     }
 
     /// Reads the tap. An attempt that finds nothing costs a system call, so without an event it is made only when
@@ -464,16 +466,21 @@ fn transmit_port(port: &mut Port, number: u16, paths: &mut Paths<'_>) -> usize {
             session.interrupt(queue);
         }
     }
-    if let Some(session) = &mut port.session {
-        match session.serve_control() {
-            Ok(commands) => frames += commands,
-            Err(fault) => broken.push(fault),
-        }
-    }
     for (queue, fault) in broken {
         port.fail(queue, fault);
     }
     frames
+}
+
+fn serve_control(port: &mut Port) -> usize {
+    match port.session.as_mut().map(Session::serve_control) {
+        Some(Ok(commands)) => commands,
+        Some(Err((queue, fault))) => {
+            port.fail(queue, fault);
+            0
+        }
+        None => 0,
+    }
 }
 
 /// Arms the queues of a port; true when one has something to do. Transmit queues of a port that is `held` for its rate
@@ -502,10 +509,7 @@ fn arm_port(port: &mut Port, held: bool, wanted: bool) -> bool {
     busy
 }
 
-fn for_each_queue(
-    port: &mut Port,
-    mut action: impl FnMut(&mut crate::transport::vhost_user::Session, u16),
-) {
+fn for_each_queue(port: &mut Port, mut action: impl FnMut(&mut Session, u16)) {
     if let Some(session) = &mut port.session {
         for queue in 0..session.queues() {
             action(session, queue);

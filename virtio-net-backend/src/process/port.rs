@@ -131,6 +131,8 @@ pub struct Port {
     pub(super) first_pair: u16,
     /// Receive queues that were written to since the last flush.
     touched: u32,
+    /// Somebody was turned away in this session, and it was said.
+    pub(super) turned_away: bool,
     backlog: Backlog,
     finisher: Finisher,
 }
@@ -150,6 +152,7 @@ impl Port {
             credit: 0,
             first_pair: 0,
             touched: 0,
+            turned_away: false,
             backlog: Backlog::default(),
             finisher: Finisher::default(),
         }
@@ -179,6 +182,12 @@ impl Port {
         }
     }
 
+    /// Drops what waits for the driver's buffers: it was made for a driver that is no more.
+    pub fn forget_waiting(&mut self) {
+        self.counters.rx_no_driver += self.backlog.len() as u64;
+        self.backlog.clear();
+    }
+
     /// Goes on with the session of a predecessor.
     ///
     /// # Errors
@@ -194,6 +203,7 @@ impl Port {
     /// Ends the session; the fds must leave the poll set.
     pub fn close(&mut self) -> Vec<OwnedFd> {
         self.touched = 0;
+        self.turned_away = false;
         self.faults.begin_anew();
         self.backlog.clear();
         let Some(mut session) = self.session.take() else {

@@ -193,6 +193,7 @@ const ALLOWED: &[libc::c_long] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_accept,
     libc::SYS_accept4,
+    libc::SYS_ppoll,
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
     libc::SYS_sendmsg,

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::control::Control;
@@ -30,6 +31,8 @@ const LINGER: Duration = Duration::from_micros(50);
 const SHORT_SLEEP: Duration = Duration::from_micros(60);
 /// How soon we come again to a frontend that was away.
 const RETRY: Duration = Duration::from_millis(100);
+/// How often somebody is turned away who comes again and again to a port that has a frontend.
+const TURN_AWAY: Duration = Duration::from_secs(1);
 /// How often a ring without kicks is looked at.
 const POLLED: Duration = Duration::from_micros(200);
 /// How often the switch forgets silent addresses.
@@ -44,6 +47,7 @@ pub struct Worker {
     start: Instant,
     linger: Duration,
     retry_at: Option<Instant>,
+    turn_away_at: Option<Instant>,
     age_at: Instant,
     /// Frames moved since the switch last forgot silent addresses: there may be some to forget.
     learnt: bool,
@@ -75,6 +79,7 @@ impl Worker {
             start,
             linger: Duration::ZERO,
             retry_at: None,
+            turn_away_at: None,
             age_at: start + AGEING,
             learnt: false,
             unserved: Vec::new(),
@@ -175,14 +180,15 @@ impl Worker {
         }
         let wall = Instant::now();
         let retry = self.retry_at.map(|at| at.saturating_duration_since(wall));
+        let turn_away = self.turn_away_at;
+        let turn_away = turn_away.map(|at| at.saturating_duration_since(wall));
         let polled = self.network.is_polled().then_some(POLLED);
         let age = self
             .learnt
             .then(|| self.age_at.saturating_duration_since(wall));
-        [retry, polled, age, self.network.rate_wait(now)]
-            .into_iter()
-            .flatten()
-            .min()
+        let rate = self.network.rate_wait(now);
+        let all = [retry, turn_away, polled, age, rate];
+        all.into_iter().flatten().min()
     }
 
     fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
@@ -225,15 +231,15 @@ impl Worker {
 
     fn timers(&mut self) {
         let now = Instant::now();
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-            let waiting: Vec<u16> = self
-                .network
-                .ports()
-                .filter(|(_, port)| connects(port))
-                .map(|(n, _)| n)
-                .collect();
+        if self.retry_at.take_if(|at| *at <= now).is_some() {
+            let waiting = self.ports_that(connects);
             waiting.into_iter().for_each(|number| self.knock(number));
+        }
+        if self.turn_away_at.take_if(|at| *at <= now).is_some() {
+            let visited = self.ports_that(|port| port.turned_away);
+            visited
+                .into_iter()
+                .for_each(|number| self.turn_away(number));
         }
         if self.age_at <= now {
             self.age_at = now + AGEING;
@@ -243,6 +249,11 @@ impl Worker {
                 switch.age(time);
             }
         }
+    }
+
+    fn ports_that(&self, wanted: impl Fn(&Port) -> bool) -> Vec<u16> {
+        let ports = self.network.ports().filter(|(_, port)| wanted(port));
+        ports.map(|(number, _)| number).collect()
     }
 
     fn handle(&mut self, source: Source) {
@@ -275,19 +286,59 @@ impl Worker {
         self.network.set_uplink_offloads()
     }
 
-    /// Takes the next frontend of a port that has none.
+    /// Takes the next frontend of a port; those that come while one is there are turned away.
     fn knock(&mut self, number: u16) {
-        let Some(port) = self
-            .network
-            .port(number)
-            .filter(|port| port.session.is_none())
-        else {
+        let Some(port) = self.network.port(number) else {
             return;
         };
+        if port.session.is_some() {
+            // QEMU comes again at once and without end: the next one waits for its time.
+            if !port.turned_away || self.turn_away_at.is_none() {
+                self.turn_away(number);
+            }
+            return;
+        }
         let Some(stream) = port.door.knock() else {
             if matches!(port.door, Door::Connect(_)) {
                 self.retry_at = Some(Instant::now() + RETRY);
             }
+            return;
+        };
+        self.admit(number, stream);
+        // Another may have come with it.
+        self.turn_away(number);
+    }
+
+    /// Closes the connection of who comes to a port that has a frontend, so that a second VMM fails rather than waits.
+    fn turn_away(&mut self, number: u16) {
+        let Some(port) = self.network.port(number) else {
+            return;
+        };
+        let (Some(session), Door::Listen { listener, .. }) = (&port.session, &port.door) else {
+            return;
+        };
+        let Ok((stream, _)) = listener.accept() else {
+            return;
+        };
+        // Asked only now: a VMM that comes again has left before, though its last words may still be to be read.
+        if session.is_over() {
+            tracing::info!(port = port.name, "frontend left, and another is here");
+            self.end(number);
+            self.admit(number, stream);
+            return;
+        }
+        if !std::mem::replace(&mut port.turned_away, true) {
+            tracing::warn!(
+                port = port.name,
+                "a second frontend came and was turned away"
+            );
+        }
+        self.turn_away_at
+            .get_or_insert_with(|| Instant::now() + TURN_AWAY);
+    }
+
+    fn admit(&mut self, number: u16, stream: UnixStream) {
+        let Some(port) = self.network.port(number) else {
             return;
         };
         if let Err(error) = port.open(stream) {
@@ -373,6 +424,11 @@ impl Worker {
                 Event::Ready => {
                     self.network.wake(number);
                     self.negotiated();
+                }
+                Event::DriverChanged => {
+                    if let Some(port) = self.network.port(number) {
+                        port.forget_waiting();
+                    }
                 }
                 Event::Broken { queue, fault } => {
                     if let Some(port) = self.network.port(number) {

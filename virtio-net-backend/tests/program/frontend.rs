@@ -2,12 +2,14 @@
 //! driver of the two rings that they describe.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -46,10 +48,11 @@ impl Program {
 
     fn start_in(folder: &Path) -> Self {
         let control = folder.join("control");
+        let log = File::create(folder.join("log")).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_virtio-net-backend"))
             .arg("--control")
             .arg(&control)
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the program");
         let stream = within("a control socket", || UnixStream::connect(&control).ok());
@@ -69,6 +72,12 @@ impl Program {
         let old = std::mem::replace(self, next);
         // The folder is the next one's.
         std::mem::forget(old);
+    }
+
+    /// How many lines of its log have these words.
+    pub(crate) fn said(&self, words: &str) -> usize {
+        let log = std::fs::read_to_string(self.folder.join("log")).expect("a log");
+        log.matches(words).count()
     }
 
     /// One command that must be done, with open files.
@@ -237,6 +246,8 @@ pub(crate) struct Frontend {
     /// The guest's memory, when it is one file.
     file: Option<OwnedFd>,
     inflight: Option<OwnedFd>,
+    /// What the device was to log its writes in, oldest first.
+    logs: Vec<File>,
     /// The buffer in which the last frame came.
     last_slot: Option<u32>,
 }
@@ -277,6 +288,7 @@ impl Frontend {
             rings: Default::default(),
             file: None,
             inflight: None,
+            logs: Vec::new(),
             last_slot: None,
         }
     }
@@ -302,7 +314,9 @@ impl Frontend {
     pub(crate) fn ask(&mut self, kind: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
         const WANTS_ANSWER: u32 = 1 | 1 << 3;
         send(&self.stream, &message(kind, WANTS_ANSWER, payload), fds);
-        let expected = message(kind, 1 | 1 << 2, &[0; 8]);
+        // SET_LOG_BASE is answered with what it says.
+        let done = if kind == 6 { payload } else { &[0; 8] };
+        let expected = message(kind, 1 | 1 << 2, done);
         self.hear(expected.len()).0 == expected
     }
 
@@ -379,6 +393,13 @@ impl Frontend {
         match kind {
             // SET_MEM_TABLE
             5 => return self.map(word(0), |at| long(8 + at)),
+            // SET_LOG_BASE
+            6 => {
+                let log = memfd_create("log", MemfdFlags::CLOEXEC).expect("memfd");
+                ftruncate(&log, long(0)).expect("length");
+                self.logs.push(log.try_clone().expect("dup").into());
+                return vec![log];
+            }
             // SET_VRING_NUM
             8 => self.rings[ring].size = u16::try_from(word(4)).expect("a size"),
             // SET_VRING_ADDR: flags, then descriptors, used, available
@@ -603,6 +624,27 @@ impl Frontend {
         let memory = self.memory.as_ref().expect("mapped");
         memory.read_slice(&mut packet, at).expect("read");
         Some(packet.split_off(HEADER))
+    }
+
+    /// The pages that the device wrote to, by each of the logs that it had.
+    pub(crate) fn logged(&self) -> Vec<Vec<u64>> {
+        let pages = |log: &File| {
+            let mut bytes =
+                vec![0; usize::try_from(log.metadata().expect("len").len()).expect("small")];
+            log.read_exact_at(&mut bytes, 0).expect("read");
+            let bits = bytes
+                .iter()
+                .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+            let pages = bits.zip(0..).filter(|(set, _)| *set);
+            pages.map(|(_, page)| page).collect()
+        };
+        self.logs.iter().map(pages).collect()
+    }
+
+    /// The pages of what the device writes when a frame comes in this buffer: the buffer itself, and the used ring.
+    pub(crate) fn pages_of_receipt(&self, slot: u64) -> Vec<u64> {
+        let [_, _, used] = self.rings[RX].parts;
+        vec![used >> 12, buffer(RX_BUFFERS, 0, slot) >> 12]
     }
 
     /// In which buffer the last frame came, in the order in which the device got them.

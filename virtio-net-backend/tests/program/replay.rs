@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::fairness::plain;
 use crate::frontend::{Frontend, Line, NO_FD, PATIENCE, Program, receive, trace, within};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -14,9 +15,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use serde_json::{Value, json};
 
 pub(crate) const CLOUD_HYPERVISOR: &str = include_str!("../traces/cloud-hypervisor.txt");
+const MIGRATION: &str = include_str!("../traces/cloud-hypervisor-migration.txt");
 const CROSVM: &str = include_str!("../traces/crosvm.txt");
 const SET_FEATURES: u32 = 2;
 const SET_MEM_TABLE: u32 = 5;
+const GET_VRING_BASE: u32 = 11;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_ERR: u32 = 14;
 const SEND_RARP: u32 = 19;
@@ -104,6 +107,28 @@ fn crosvm_gets_a_control_queue_and_its_rings_carry_frames() {
     assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
 }
 
+#[test]
+fn a_command_is_answered_while_its_guest_is_over_its_rate() {
+    let mut program = Program::start();
+    let rate = json!({ "bytes": { "per-second": 1, "burst": 1 } });
+    let ask =
+        json!({ "op": "add-port", "name": "a", "socket": "a.sock", "mac": MAC, "send": rate });
+    program.done(&ask, &[]);
+    let mut a = program.frontend("a");
+    let lines = trace(CROSVM);
+    let set_up = lines.iter().take_while(|line| **line != Line::Frames);
+    set_up.for_each(|line| a.replay(line));
+    // The second may go after a minute.
+    for slot in 0..2 {
+        a.lay(slot, &frame(0xa, 0xb, 0));
+    }
+    a.kick(1);
+    a.sent();
+    assert_eq!(a.command(&[3, 0]), 0, "it announced itself");
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    assert_eq!(stats["ports"]["a"]["device"]["tx_frames"], 1, "{stats}");
+}
+
 /// The lines of cloud-hypervisor's trace up to its first frames.
 fn set_up() -> impl Iterator<Item = Line> {
     let lines = trace(CLOUD_HYPERVISOR).into_iter();
@@ -120,6 +145,28 @@ fn two_guests() -> (Program, Frontend, Frontend) {
     a.post();
     b.post();
     (program, a, b)
+}
+
+#[test]
+fn a_migration_of_cloud_hypervisor_is_answered_and_each_log_has_what_came_in_its_time() {
+    let (mut program, mut a, mut b) = two_guests();
+    // Nothing is logged of these.
+    exchange(&mut a, &mut b, 2);
+    let mut came = Vec::new();
+    for line in trace(MIGRATION) {
+        if line == Line::Frames {
+            exchange(&mut a, &mut b, 1);
+            came.push(a.last_slot().expect("a frame"));
+        }
+        a.replay(&line);
+    }
+    for (log, slot) in a.logged().iter().zip(came) {
+        for page in a.pages_of_receipt(slot.into()) {
+            assert!(log.contains(&page), "{page:#x} in {log:x?}");
+        }
+    }
+    let stats = program.done(&json!({ "op": "stats" }), &[]);
+    assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
 }
 
 #[test]
@@ -254,6 +301,52 @@ fn a_device_that_was_reset_runs_when_it_is_set_up_anew() {
     assert_eq!(a.last_slot(), Some(4), "the fifth of its new buffers");
     let stats = program.done(&json!({ "op": "stats" }), &[]);
     assert_eq!(stats["ports"]["a"]["device"]["faults"], 0, "{stats}");
+}
+
+type Deed = fn(&mut Frontend);
+
+#[test]
+fn what_waits_for_a_driver_goes_with_it_and_is_not_for_other_features() {
+    let reset = |b: &mut Frontend| assert!(b.ask(RESET_DEVICE, &[], &[]));
+    let stop = |b: &mut Frontend| {
+        for ring in [0, 1] {
+            let which = [ring, 0, 0, 0, 0, 0, 0, 0];
+            b.replay(&Line::Says(GET_VRING_BASE, 1, which.to_vec()));
+            let answer = [[GET_VRING_BASE, 5], [8, ring.into()], [0, 0]];
+            let answer = answer
+                .as_flattened()
+                .iter()
+                .flat_map(|word| word.to_le_bytes());
+            b.replay(&Line::Hears(answer.take(20).collect(), 0));
+        }
+    };
+    let nothing = |_: &mut Frontend| ();
+    let same: fn(&Line) -> Line = Line::clone;
+    let ways: [(&str, Deed, _); 3] = [
+        ("reset", reset, same),
+        ("stop", stop, same),
+        ("other features", nothing, plain),
+    ];
+    for (way, leave, of_next) in ways {
+        let (mut program, mut a, mut b) = two_ports();
+        for line in set_up() {
+            a.replay(&line);
+            b.replay(&line);
+        }
+        a.offer(&frame(0xa, 0xb, 1));
+        a.sent();
+        leave(&mut b);
+        let again = set_up().skip_while(|line| !matches!(line, Line::Says(SET_FEATURES, ..)));
+        for line in again.filter(|line| !about_new_record(line)) {
+            b.replay(&of_next(&line));
+        }
+        b.post();
+        let for_it = frame(0xa, 0xb, 2);
+        a.offer(&for_it);
+        assert_eq!(b.next(), for_it, "{way}");
+        let stats = program.done(&json!({ "op": "stats" }), &[]);
+        assert_eq!(stats["ports"]["b"]["device"]["rx_no_driver"], 1, "{stats}");
+    }
 }
 
 fn about_new_record(line: &Line) -> bool {

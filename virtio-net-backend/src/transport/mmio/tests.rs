@@ -677,6 +677,36 @@ fn a_saved_card_goes_on_where_it_was() {
 }
 
 #[test]
+fn an_address_that_a_driver_chose_is_saved_with_it_and_goes_with_it() {
+    let chosen = [2, 0, 0, 0, 0, 7];
+    let mut driver = Driver::new(&memory());
+    let features = Features::VERSION_1
+        .with(Features::MAC)
+        .with(Features::CTRL_VQ)
+        .with(Features::CTRL_MAC_ADDR);
+    driver.start_with(features);
+    driver.command(&[&[1, 1], &chosen[..]].concat());
+    driver.nic.path().take(64, |_| Sent::Done);
+    assert_eq!(driver.answer(), 0);
+    assert_eq!(mac(&driver.nic), chosen);
+    let saved = driver.nic.save();
+    driver.start();
+    assert_eq!(mac(&driver.nic), settings().mac, "of the next driver");
+
+    let nic = Nic::new(&settings(), Arc::clone(&driver.memory)).unwrap();
+    nic.restore(&saved).unwrap();
+    assert_eq!(mac(&nic), chosen);
+    nic.write(offset::STATUS, &[0; 4]);
+    assert_eq!(mac(&nic), settings().mac);
+}
+
+fn mac(nic: &Nic) -> [u8; 6] {
+    let mut mac = [0; 6];
+    nic.read(offset::CONFIG, &mut mac);
+    mac
+}
+
+#[test]
 fn a_card_with_other_settings_refuses_the_state() {
     let driver = Driver::running();
     let other = Nic::new(

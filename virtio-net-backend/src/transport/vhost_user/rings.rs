@@ -65,6 +65,10 @@ impl Session {
             queue: index,
             retired,
         });
+        // Not every frontend says more than that when its guest is reset.
+        if self.vrings.iter().all(|vring| !vring.running) {
+            self.events.push(Event::DriverChanged);
+        }
         let mut payload = u32::from(index).to_le_bytes().to_vec();
         payload.extend(u32::from(base).to_le_bytes());
         Ok(Answer::Reply(payload, None))
@@ -73,6 +77,7 @@ impl Session {
     pub(super) fn reset(&mut self) -> Answer {
         self.halt_all();
         self.device.reset();
+        self.events.push(Event::DriverChanged);
         for vring in &mut self.vrings {
             vring.enabled = false;
             vring.kick_said = false;

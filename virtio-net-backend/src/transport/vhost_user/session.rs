@@ -40,6 +40,8 @@ pub enum Event {
     },
     /// A queue started or was enabled: look at it without waiting for a kick.
     Ready,
+    /// The driver left, or takes other frames from here on: what waits is not for it.
+    DriverChanged,
     /// The guest moved here and cannot announce itself: do it for this address.
     Announce([u8; 6]),
     /// A queue cannot run as it was set up, and waits for another set-up.
@@ -144,6 +146,12 @@ impl Session {
         self.wire.shut_down();
     }
 
+    /// Whether the frontend is gone, though what it said before may still be to be read.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.wire.is_over()
+    }
+
     /// The connection, to poll it.
     #[must_use]
     pub fn connection(&self) -> BorrowedFd<'_> {
@@ -229,7 +237,7 @@ impl Session {
     pub fn retire(&mut self) -> Vec<OwnedFd> {
         let replaced = self.events.drain(..).filter_map(|event| match event {
             Event::KickChanged { retired, .. } => retired,
-            Event::Ready | Event::Announce(_) | Event::Broken { .. } => None,
+            Event::Ready | Event::DriverChanged | Event::Announce(_) | Event::Broken { .. } => None,
         });
         let kicks = self.vrings.iter_mut().filter_map(|vring| vring.kick.take());
         replaced.chain(kicks).collect()
@@ -357,6 +365,7 @@ impl Session {
         if self.device.accepted() == before {
             self.start_ready();
         } else {
+            self.events.push(Event::DriverChanged);
             self.restart()?;
         }
         Ok(Answer::Ack)
@@ -471,7 +480,9 @@ impl Session {
         let due = self.features & F_LOG_ALL != 0;
         self.device.set_log(due.then_some(log));
         self.log = Some(shared);
-        Ok(reply_u64(0))
+        // QEMU looks at the kind of this answer only; cloud-hypervisor waits for as many bytes as it sent.
+        let payload = [size, offset].map(u64::to_le_bytes);
+        Ok(Answer::Reply(payload.as_flattened().to_vec(), None))
     }
 
     fn config(&self, offset: u32, size: u32, flags: u32) -> Answer {

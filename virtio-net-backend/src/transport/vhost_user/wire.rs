@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -96,6 +97,14 @@ impl Wire {
     #[must_use]
     pub fn is_between_messages(&self) -> bool {
         self.header.is_none() && self.buffer.is_empty() && self.fds.is_empty()
+    }
+
+    /// Whether the frontend closed its end; it may have said something before, which is still to be read.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let mut end = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        let found = poll(&mut end, Some(&Timespec::default()));
+        found.is_ok_and(|count| count > 0)
     }
 
     /// Ends the connection for the frontend too, whoever else has this socket open.
