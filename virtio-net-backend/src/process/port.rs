@@ -10,6 +10,7 @@ use super::backlog::Backlog;
 use super::faults::Faults;
 use crate::device::{Credit, Fault, Frame, MAX_PAIRS, Received, Settings, cost};
 use crate::transport::finish::Finisher;
+use crate::transport::vhost_user::foreign;
 use crate::transport::vhost_user::refusal::Refusal;
 use crate::transport::vhost_user::{Kept, Session};
 
@@ -161,8 +162,13 @@ impl Port {
     /// Starts a session on a fresh connection.
     ///
     /// # Errors
-    /// When the socket cannot be used.
+    /// When the socket cannot be used, or too many files that frontends sent cannot be closed.
     pub fn open(&mut self, stream: UnixStream) -> io::Result<()> {
+        if foreign::are_too_many() {
+            let why =
+                "files that some frontend sent do not close: see who has what on a FUSE mount";
+            return Err(io::Error::other(why));
+        }
         let mut session = Session::new(stream, &self.settings)?;
         session.set_link(self.link_up);
         self.session = Some(session);

@@ -343,6 +343,9 @@ impl Worker {
         };
         if let Err(error) = port.open(stream) {
             tracing::warn!(port = port.name, %error, "frontend refused");
+            if connects(port) {
+                self.retry_at = Some(Instant::now() + RETRY);
+            }
             return;
         }
         tracing::info!(port = port.name, "frontend came");
