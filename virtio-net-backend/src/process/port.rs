@@ -6,6 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
 use super::backlog::Backlog;
 use super::faults::Faults;
 use crate::device::{Credit, Fault, Frame, MAX_PAIRS, Received, Settings, cost};
@@ -33,11 +36,9 @@ impl Door {
     /// # Errors
     /// When the path cannot be bound.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?
-            }
+        match connect(path) {
+            Ok(_) | Err(Errno::AGAIN) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(Errno::CONNREFUSED) => std::fs::remove_file(path)?,
             Err(_) => {}
         }
         Self::from_listener(UnixListener::bind(path)?, Some(path.to_owned()))
@@ -64,9 +65,17 @@ impl Door {
     pub fn knock(&self) -> Option<UnixStream> {
         match self {
             Self::Listen { listener, .. } => listener.accept().ok().map(|(stream, _)| stream),
-            Self::Connect(path) => UnixStream::connect(path).ok(),
+            Self::Connect(path) => connect(path).ok(),
         }
     }
+}
+
+/// Connects without waiting: who listens there may accept nothing for ever.
+fn connect(path: &Path) -> rustix::io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 impl Drop for Door {

@@ -73,6 +73,13 @@ impl Program {
 
     /// One command that must be done, with open files.
     pub(crate) fn done(&mut self, command: &Value, fds: &[BorrowedFd<'_>]) -> Value {
+        let answer = self.ask(command, fds);
+        assert_eq!(answer["ok"], true, "{command}: {answer}");
+        answer
+    }
+
+    /// The answer to a command.
+    pub(crate) fn ask(&mut self, command: &Value, fds: &[BorrowedFd<'_>]) -> Value {
         send(
             self.control.get_ref(),
             format!("{command}\n").as_bytes(),
@@ -80,9 +87,7 @@ impl Program {
         );
         let mut line = String::new();
         self.control.read_line(&mut line).expect("an answer");
-        let answer: Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!(answer["ok"], true, "{command}: {answer}");
-        answer
+        serde_json::from_str(&line).expect("JSON")
     }
 
     /// A port that listens in the folder.
@@ -92,6 +97,11 @@ impl Program {
             &json!({ "op": "add-port", "name": name, "socket": socket, "mac": mac }),
             &[],
         );
+    }
+
+    /// Where its sockets are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Stops it where it is, or lets it go on.

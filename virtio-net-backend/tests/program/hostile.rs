@@ -1,13 +1,17 @@
 //! Guests that mean harm, beside guests that do not: the harm stays theirs.
 
 use std::os::fd::AsFd as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
 use serde_json::json;
 
-use crate::frontend::{Frontend, Line, Program, trace};
+use crate::frontend::{Frontend, Line, Program, trace, within};
 use crate::replay::{CLOUD_HYPERVISOR, MAC, exchange, frame};
 
 const SET_VRING_ADDR: u32 = 9;
@@ -130,6 +134,37 @@ fn kicks_without_end_stop_nobody() {
         });
         exchange(&mut a, &mut b, 20);
         stop.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_vmm_that_listens_and_never_accepts_holds_up_nobody() {
+    let mut program = Program::start();
+    let [_, mut a, mut b] = guests(&mut program, |line| line);
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let socket = socket.expect("a socket");
+    let path = program.folder().join("full.sock");
+    let address = SocketAddrUnix::new(&path).expect("a short path");
+    bind(&socket, &address).expect("bound");
+    listen(&socket, 0).expect("listens");
+    let others = UnixStream::connect(&path).expect("the only place");
+    program.done(
+        &json!({ "op": "add-port", "name": "c", "connect": "full.sock", "mac": MAC }),
+        &[],
+    );
+    exchange(&mut a, &mut b, 3);
+    // Nor does who only asks whether anybody listens there.
+    let taken = json!({ "op": "add-port", "name": "d", "socket": "full.sock", "mac": MAC });
+    let answer = program.ask(&taken, &[]);
+    assert_eq!(answer["ok"], false, "{answer}");
+    exchange(&mut a, &mut b, 3);
+    // As soon as there is a place, it is taken.
+    let listener = UnixListener::from(socket);
+    drop((listener.accept().expect("the other"), others));
+    within("the connection", || {
+        let listed = program.done(&json!({ "op": "list" }), &[]);
+        (listed["ports"][3]["connected"] == true).then_some(())
     });
 }
 
