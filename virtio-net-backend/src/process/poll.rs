@@ -78,13 +78,22 @@ impl Poll {
     /// # Errors
     /// When the fd cannot be polled.
     pub fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        Ok(epoll::add(
-            &self.epoll,
-            fd,
-            epoll::EventData::new_u64(source.encode()),
-            flags,
-        )?)
+        self.watch_for(epoll::EventFlags::IN, fd, source)
+    }
+
+    /// Watches an fd for input, and for room after there was none.
+    ///
+    /// # Errors
+    /// When the fd cannot be polled.
+    pub fn watch_both_ways(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
+        let both = epoll::EventFlags::IN | epoll::EventFlags::OUT;
+        self.watch_for(both, fd, source)
+    }
+
+    fn watch_for(&self, what: epoll::EventFlags, fd: impl AsFd, source: Source) -> io::Result<()> {
+        let flags = what | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(source.encode());
+        Ok(epoll::add(&self.epoll, fd, data, flags)?)
     }
 
     /// No longer watches it. Needed before a shared fd is closed: the frontend's copy would keep it in the set.
