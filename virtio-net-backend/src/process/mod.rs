@@ -22,6 +22,7 @@ pub mod poll;
 pub mod port;
 pub mod sandbox;
 pub mod signals;
+pub mod voice;
 pub mod worker;
 
 pub use network::Network;

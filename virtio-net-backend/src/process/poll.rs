@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll;
+use rustix::io::Errno;
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,11 @@ impl Poll {
     fn watch_for(&self, what: epoll::EventFlags, fd: impl AsFd, source: Source) -> io::Result<()> {
         let flags = what | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         let data = epoll::EventData::new_u64(source.encode());
-        Ok(epoll::add(&self.epoll, fd, data, flags)?)
+        match epoll::add(&self.epoll, &fd, data, flags) {
+            // A kick that was told twice before we looked.
+            Err(Errno::EXIST) => Ok(epoll::modify(&self.epoll, fd, data, flags)?),
+            done => Ok(done?),
+        }
     }
 
     /// No longer watches it. Needed before a shared fd is closed: the frontend's copy would keep it in the set.
@@ -120,7 +125,7 @@ impl Poll {
             rustix::buffer::spare_capacity(&mut self.events),
             timeout.as_ref(),
         ) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let sources: Vec<Source> = self

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 
 use super::backlog::Backlog;
 use super::faults::Faults;
+use super::voice::Voice;
 use crate::device::{Credit, Fault, Frame, MAX_PAIRS, Received, Settings, cost};
 use crate::transport::finish::Finisher;
 use crate::transport::vhost_user::refusal::Refusal;
@@ -132,6 +133,8 @@ pub struct Port {
     pub counters: Counters,
     /// Why rings were stopped.
     pub faults: Faults,
+    /// What may still be said of its frontends.
+    pub voice: Voice,
     /// Frames pass, and the driver is told so. It outlives sessions, as a cable outlives a machine.
     pub link_up: bool,
     /// What the port's turns may still do.
@@ -155,6 +158,7 @@ impl Port {
             session: None,
             counters: Counters::default(),
             faults: Faults::default(),
+            voice: Voice::default(),
             link_up: true,
             credit: 0,
             first_pair: 0,

@@ -217,7 +217,9 @@ impl Worker {
             .map(|(n, _)| n)
             .collect();
         for number in lost {
-            tracing::warn!(number, "guest memory went away; frontend dropped");
+            if let Some(port) = self.speak_of(number) {
+                tracing::warn!(port, "guest memory went away; frontend dropped");
+            }
             self.end(number);
             self.knock(number);
         }
@@ -291,10 +293,14 @@ impl Worker {
             return;
         };
         if let Err(error) = port.open(stream) {
-            tracing::warn!(port = port.name, %error, "frontend refused");
+            if let Some(port) = self.speak_of(number) {
+                tracing::warn!(port, %error, "frontend refused");
+            }
             return;
         }
-        tracing::info!(port = port.name, "frontend came");
+        if let Some(port) = self.speak_of(number) {
+            tracing::info!(port, "frontend came");
+        }
         self.welcome(number);
     }
 
@@ -310,7 +316,9 @@ impl Worker {
             None => Ok(()),
         };
         if let Err(error) = watched {
-            tracing::warn!(%error, "frontend cannot be polled");
+            if let Some(port) = self.speak_of(number) {
+                tracing::warn!(port, %error, "frontend cannot be polled");
+            }
             self.end(number);
         } else {
             self.serve(number);
@@ -347,7 +355,9 @@ impl Worker {
                 self.apply(number, served.events);
             }
             Err(reason) => {
-                tracing::info!(port = name, %reason, "frontend left");
+                if let Some(port) = self.speak_of(number) {
+                    tracing::info!(port, %reason, "frontend left");
+                }
                 self.end(number);
                 // The next one may be waiting already.
                 self.knock(number);
@@ -366,13 +376,14 @@ impl Worker {
                         .and_then(|port| port.session.as_ref());
                     if let Some(kick) = session.and_then(|session| session.kick(queue))
                         && let Err(error) = self.poll.watch(kick, Source::Kick(number, queue))
+                        && let Some(port) = self.speak_of(number)
                     {
-                        tracing::warn!(%error, queue, "kick fd cannot be polled");
+                        tracing::warn!(port, %error, queue, "kick fd cannot be polled");
                     }
                 }
                 Event::Ready => {
                     self.network.wake(number);
-                    self.negotiated();
+                    self.negotiated(number);
                 }
                 Event::Broken { queue, fault } => {
                     if let Some(port) = self.network.port(number) {
@@ -388,16 +399,24 @@ impl Worker {
     }
 
     /// What a driver takes may have changed.
-    fn negotiated(&mut self) {
+    fn negotiated(&mut self, number: u16) {
         if matches!(self.network.middle(), Middle::Wire) {
-            if let Err(error) = self.network.set_uplink_offloads() {
-                tracing::warn!(%error, "offloads of the tap");
+            if let Err(error) = self.network.set_uplink_offloads()
+                && let Some(port) = self.speak_of(number)
+            {
+                tracing::warn!(port, %error, "offloads of the tap");
             }
             // Frames that came before there was anyone to take them.
             if let Some(uplink) = self.network.uplink() {
                 uplink.readable = true;
             }
         }
+    }
+
+    /// The name of a port of which one more line may be said, because of its frontend.
+    fn speak_of(&mut self, number: u16) -> Option<&str> {
+        let port = self.network.port(number)?;
+        port.voice.may_speak(&port.name).then_some(&port.name)
     }
 
     /// Someone keeps the sessions from here on, in place of who did before.

@@ -2,12 +2,13 @@
 //! driver of the two rings that they describe.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,7 @@ impl Program {
         let child = Command::new(env!("CARGO_BIN_EXE_virtio-net-backend"))
             .arg("--control")
             .arg(&control)
-            .stderr(Stdio::null())
+            .stderr(File::create(folder.join("log")).expect("a log"))
             .spawn()
             .expect("the program");
         let stream = within("a control socket", || UnixStream::connect(&control).ok());
@@ -97,6 +98,11 @@ impl Program {
             &json!({ "op": "add-port", "name": name, "socket": socket, "mac": mac }),
             &[],
         );
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).expect("a log")
     }
 
     /// Where its sockets are.
@@ -622,7 +628,12 @@ impl Frontend {
 
     /// Sends bytes that are no message, or not yet.
     pub(crate) fn say(&self, bytes: &[u8]) {
-        send(&self.stream, bytes, &[]);
+        self.say_with(bytes, &[]);
+    }
+
+    /// Sends bytes with files.
+    pub(crate) fn say_with(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        send(&self.stream, bytes, fds);
     }
 
     /// Whether the backend ended the connection; waits for it.

@@ -5,6 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
@@ -135,6 +136,40 @@ fn kicks_without_end_stop_nobody() {
         exchange(&mut a, &mut b, 20);
         stop.store(true, Ordering::Release);
     });
+}
+
+#[test]
+fn a_frontend_fills_no_log() {
+    const SET_VRING_KICK: u32 = 12;
+    let mut program = Program::start();
+    let [bad, _, _] = guests(&mut program, |line| line);
+    let kick = eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd");
+    let words = [SET_VRING_KICK, 1, 8, 0, 0].map(u32::to_le_bytes);
+    // Many before the program looks.
+    program.pause(true);
+    for _ in 0..64 {
+        bad.say_with(words.as_flattened(), &[kick.as_fd()]);
+    }
+    drop(bad);
+    program.pause(false);
+    let came = |program: &mut Program, times: u64| {
+        within("all to come and leave", || {
+            let stats = program.done(&json!({ "op": "stats" }), &[]);
+            let listed = program.done(&json!({ "op": "list" }), &[]);
+            let came = stats["ports"]["bad"]["device"]["sessions"] == times;
+            (came && listed["ports"][0]["connected"] == false).then_some(())
+        });
+    };
+    came(&mut program, 1);
+    let log = program.log();
+    assert!(!log.contains("cannot be polled"), "{log}");
+    for _ in 0..100 {
+        drop(program.frontend("bad"));
+    }
+    came(&mut program, 101);
+    let log = program.log();
+    let lines = log.lines().filter(|line| line.contains("port=\"bad\""));
+    assert_eq!(lines.count(), 20, "{log}");
 }
 
 #[test]
