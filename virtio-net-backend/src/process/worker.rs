@@ -47,7 +47,8 @@ pub struct Worker {
     age_at: Instant,
     /// Frames moved since the switch last forgot silent addresses: there may be some to forget.
     learnt: bool,
-    /// Ports whose frontends asked for more than one turn's worth.
+    /// Ports whose frontends have something to say, or may be waiting at the door. Each is served once a look, however
+    /// much it says.
     unserved: Vec<u16>,
     stop: bool,
 }
@@ -203,6 +204,12 @@ impl Worker {
         Ok(())
     }
 
+    fn serve_soon(&mut self, number: u16) {
+        if !self.unserved.contains(&number) {
+            self.unserved.push(number);
+        }
+    }
+
     /// Ends the sessions whose guest memory went away.
     fn end_lost(&mut self) {
         let is_lost = |port: &Port| {
@@ -256,7 +263,7 @@ impl Worker {
             }
             Source::Kick(number, _) => self.network.wake(number),
             Source::Door(number) => self.knock(number),
-            Source::Session(number) => self.serve(number),
+            Source::Session(number) => self.serve_soon(number),
             Source::Control | Source::ControlClient(_) => self.command(source),
             Source::Signal => self.stop = true,
         }
@@ -325,12 +332,16 @@ impl Worker {
         }
     }
 
-    /// Handles what a frontend asks, as much as one turn allows. Meanwhile nobody keeps its session: killed within a
+    /// Handles what a frontend asks, as much as one turn allows, or looks for one. Meanwhile nobody keeps its session: killed within a
     /// message, we leave a frontend that must come again rather than one that waits for an answer for ever.
     fn serve(&mut self, number: u16) {
-        if let (Some(keeper), Some(port)) = (&self.keeper, self.network.port(number))
-            && port.session.is_some()
-        {
+        let Some(port) = self.network.port(number) else {
+            return;
+        };
+        if port.session.is_none() {
+            return self.knock(number);
+        }
+        if let Some(keeper) = &self.keeper {
             let told = keeper.tell_port(port, false);
             self.kept(told);
         }
@@ -350,7 +361,7 @@ impl Worker {
         match session.serve(|request| tracing::debug!(port = name, ?request, "request")) {
             Ok(served) => {
                 if served.more {
-                    self.unserved.push(number);
+                    self.serve_soon(number);
                 }
                 self.apply(number, served.events);
             }
@@ -360,7 +371,7 @@ impl Worker {
                 }
                 self.end(number);
                 // The next one may be waiting already.
-                self.knock(number);
+                self.serve_soon(number);
             }
         }
     }

@@ -226,7 +226,8 @@ fn line(text: &str) -> Line {
     }
 }
 
-fn message(kind: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
+/// A message's bytes.
+pub(crate) fn message(kind: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(payload.len()).expect("short");
     let words = [kind, flags, size].map(u32::to_le_bytes);
     [words.as_flattened(), payload].concat()
