@@ -15,6 +15,7 @@ pub mod commands;
 pub mod control;
 pub mod faults;
 pub mod keeper;
+mod keeping;
 pub mod middle;
 pub mod network;
 mod paths;

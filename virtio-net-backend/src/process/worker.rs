@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::control::Control;
-use super::keeper::Keeper;
+use super::keeping::Keeping;
 use super::middle::Middle;
 use super::network::Network;
 use super::poll::{Poll, Source};
@@ -38,9 +38,9 @@ const AGEING: Duration = Duration::from_secs(30);
 /// The loop and all it owns.
 pub struct Worker {
     poll: Poll,
-    network: Network,
+    pub(super) network: Network,
     control: Option<Control>,
-    keeper: Option<Keeper>,
+    pub(super) keeping: Keeping,
     start: Instant,
     linger: Duration,
     retry_at: Option<Instant>,
@@ -72,7 +72,7 @@ impl Worker {
             poll,
             network,
             control,
-            keeper: None,
+            keeping: Keeping::default(),
             start,
             linger: Duration::ZERO,
             retry_at: None,
@@ -175,12 +175,13 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let wall = Instant::now();
-        let retry = self.retry_at.map(|at| at.saturating_duration_since(wall));
+        let [retry, tell] = [self.retry_at, self.keeping.again_at()]
+            .map(|at| at.map(|at| at.saturating_duration_since(wall)));
         let polled = self.network.is_polled().then_some(POLLED);
         let age = self
             .learnt
             .then(|| self.age_at.saturating_duration_since(wall));
-        [retry, polled, age, self.network.rate_wait(now)]
+        [retry, tell, polled, age, self.network.rate_wait(now)]
             .into_iter()
             .flatten()
             .min()
@@ -204,7 +205,8 @@ impl Worker {
         Ok(())
     }
 
-    fn serve_soon(&mut self, number: u16) {
+    /// Serves it with the next look, once.
+    pub(super) fn serve_soon(&mut self, number: u16) {
         if !self.unserved.contains(&number) {
             self.unserved.push(number);
         }
@@ -243,6 +245,9 @@ impl Worker {
                 .map(|(n, _)| n)
                 .collect();
             waiting.into_iter().for_each(|number| self.knock(number));
+        }
+        if self.keeping.again_at().is_some_and(|at| at <= now) {
+            self.tell_again();
         }
         if self.age_at <= now {
             self.age_at = now + AGEING;
@@ -332,22 +337,21 @@ impl Worker {
         }
     }
 
-    /// Handles what a frontend asks, as much as one turn allows, or looks for one. Meanwhile nobody keeps its session: killed within a
-    /// message, we leave a frontend that must come again rather than one that waits for an answer for ever.
-    fn serve(&mut self, number: u16) {
+    /// Handles what a frontend asks, as much as one turn allows, or looks for one. Meanwhile nobody keeps its session:
+    /// killed within a message, we leave a frontend that must come again rather than one that waits for an answer for
+    /// ever. So who keeps it must be told before.
+    pub(super) fn serve(&mut self, number: u16) {
         let Some(port) = self.network.port(number) else {
             return;
         };
         if port.session.is_none() {
             return self.knock(number);
         }
-        if let Some(keeper) = &self.keeper {
-            let told = keeper.tell_port(port, false);
-            self.kept(told);
+        if self.tell(number, false) {
+            self.serve_session(number);
+            self.network.note_polled(number);
+            self.keep(number);
         }
-        self.serve_session(number);
-        self.network.note_polled(number);
-        self.keep(number);
     }
 
     fn serve_session(&mut self, number: u16) {
@@ -430,28 +434,6 @@ impl Worker {
         port.voice.may_speak(&port.name).then_some(&port.name)
     }
 
-    /// Someone keeps the sessions from here on, in place of who did before.
-    pub(super) fn keep_by(&mut self, keeper: Keeper) {
-        self.keeper = Some(keeper);
-        let numbers: Vec<u16> = self.network.ports().map(|(n, _)| n).collect();
-        numbers.into_iter().for_each(|number| self.keep(number));
-    }
-
-    /// Tells who keeps it what a port is now.
-    pub(super) fn keep(&mut self, number: u16) {
-        if let (Some(keeper), Some(port)) = (&self.keeper, self.network.port(number)) {
-            let told = keeper.tell_port(port, true);
-            self.kept(told);
-        }
-    }
-
-    fn kept(&mut self, told: io::Result<()>) {
-        if let Err(error) = told {
-            tracing::debug!(%error, "nobody keeps the sessions any more");
-            self.keeper = None;
-        }
-    }
-
     fn end(&mut self, number: u16) {
         for fd in self.network.close(number) {
             self.poll.forget(fd);
@@ -482,10 +464,7 @@ impl Worker {
     pub(super) fn remove(&mut self, number: u16) -> Option<Box<Port>> {
         self.end(number);
         let port = self.network.remove(number)?;
-        if let Some(keeper) = &self.keeper {
-            let told = keeper.tell_gone(&port.name);
-            self.kept(told);
-        }
+        self.keep_no_more(&port.name);
         if let Door::Listen { listener, .. } = &port.door {
             self.poll.forget(listener);
         }

@@ -287,6 +287,7 @@ fn buffer(first: u64, pair: usize, slot: u64) -> u64 {
 impl Frontend {
     pub(crate) fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         Self {
             stream,
             memory: None,
@@ -625,6 +626,26 @@ impl Frontend {
     /// In which buffer the last frame came, in the order in which the device got them.
     pub(crate) fn last_slot(&self) -> Option<u32> {
         self.last_slot
+    }
+
+    /// Says once more that the first ring is enabled. False when the backend has not listened for a while.
+    pub(crate) fn murmur(&self) -> bool {
+        const SET_VRING_ENABLE: u32 = 18;
+        let bytes = message(SET_VRING_ENABLE, 1, &[0, 0, 0, 0, 1, 0, 0, 0]);
+        let deadline = Instant::now() + Duration::from_millis(300);
+        loop {
+            match rustix::net::send(&self.stream, &bytes, SendFlags::DONTWAIT) {
+                Ok(sent) => {
+                    assert_eq!(sent, bytes.len());
+                    return true;
+                }
+                Err(error) => assert_eq!(error, rustix::io::Errno::AGAIN),
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Sends bytes that are no message, or not yet.
