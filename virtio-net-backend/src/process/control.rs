@@ -198,6 +198,8 @@ struct Client {
     stream: UnixStream,
     buffer: Vec<u8>,
     fds: VecDeque<OwnedFd>,
+    /// The rest of an answer that the socket had no room for: one at most, because nothing is obeyed meanwhile.
+    unsent: Vec<u8>,
 }
 
 impl Control {
@@ -233,11 +235,13 @@ impl Control {
                 continue;
             };
             let source = Source::ControlClient(u16::try_from(number).unwrap_or(0));
-            if stream.set_nonblocking(true).is_ok() && poll.watch(&stream, source).is_ok() {
+            if stream.set_nonblocking(true).is_ok() && poll.watch_both_ways(&stream, source).is_ok()
+            {
                 self.clients[number] = Some(Client {
                     stream,
                     buffer: Vec::new(),
                     fds: VecDeque::new(),
+                    unsent: Vec::new(),
                 });
             }
         }
@@ -263,47 +267,54 @@ impl AsFd for Control {
 }
 
 impl Client {
-    /// Reads and answers; false when the connection is over.
+    /// Reads and answers; false when the connection is over. Who does not read an answer is not heard until it does.
     fn serve(&mut self, worker: &mut Worker) -> bool {
         loop {
-            match self.fill() {
-                Ok(0) => return false,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => return false,
-            }
-            while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                let answer = match serde_json::from_slice(&line) {
-                    Ok(command) => worker.obey(command, &mut self.fds),
-                    Err(error) => {
-                        // Nobody knows whose they are.
-                        self.fds.clear();
-                        Answer::refused(error)
-                    }
-                };
-                if !self.answer(&answer) {
-                    return false;
-                }
-            }
-            if self.buffer.len() > MAX_LINE {
-                return false;
+            let came = match self.flush() {
+                Ok(()) => self.next_line(),
+                Err(error) => Err(error),
+            };
+            match came {
+                Ok(Some(line)) => self.obey(&line, worker),
+                Ok(None) => return false,
+                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }
         }
     }
 
-    /// False when the client does not read its answers.
-    fn answer(&self, answer: &Answer) -> bool {
-        let Ok(mut line) = serde_json::to_vec(answer) else {
-            return false;
+    fn obey(&mut self, line: &[u8], worker: &mut Worker) {
+        let answer = match serde_json::from_slice(line) {
+            Ok(command) => worker.obey(command, &mut self.fds),
+            Err(error) => {
+                // Nobody knows whose they are.
+                self.fds.clear();
+                Answer::refused(error)
+            }
         };
-        line.push(b'\n');
-        let sent = rustix::net::send(
-            &self.stream,
-            &line,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        );
-        sent.is_ok_and(|sent| sent == line.len())
+        self.unsent = serde_json::to_vec(&answer).unwrap_or_default();
+        self.unsent.push(b'\n');
+    }
+
+    /// Sends what is left of the last answer.
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let sent = rustix::net::send(&self.stream, &self.unsent, flags)?;
+            self.unsent.drain(..sent);
+        }
+        Ok(())
+    }
+
+    /// The next command; nothing when there will be none.
+    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                return Ok(Some(self.buffer.drain(..=end).collect()));
+            }
+            if self.buffer.len() > MAX_LINE || self.fill()? == 0 {
+                return Ok(None);
+            }
+        }
     }
 
     fn fill(&mut self) -> io::Result<usize> {

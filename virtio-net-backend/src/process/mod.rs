@@ -15,6 +15,7 @@ pub mod commands;
 pub mod control;
 pub mod faults;
 pub mod keeper;
+mod keeping;
 pub mod middle;
 pub mod network;
 mod paths;
@@ -22,6 +23,7 @@ pub mod poll;
 pub mod port;
 pub mod sandbox;
 pub mod signals;
+pub mod voice;
 pub mod worker;
 
 pub use network::Network;

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::epoll;
+use rustix::io::Errno;
 
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,13 +79,26 @@ impl Poll {
     /// # Errors
     /// When the fd cannot be polled.
     pub fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        Ok(epoll::add(
-            &self.epoll,
-            fd,
-            epoll::EventData::new_u64(source.encode()),
-            flags,
-        )?)
+        self.watch_for(epoll::EventFlags::IN, fd, source)
+    }
+
+    /// Watches an fd for input, and for room after there was none.
+    ///
+    /// # Errors
+    /// When the fd cannot be polled.
+    pub fn watch_both_ways(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
+        let both = epoll::EventFlags::IN | epoll::EventFlags::OUT;
+        self.watch_for(both, fd, source)
+    }
+
+    fn watch_for(&self, what: epoll::EventFlags, fd: impl AsFd, source: Source) -> io::Result<()> {
+        let flags = what | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(source.encode());
+        match epoll::add(&self.epoll, &fd, data, flags) {
+            // A kick that was told twice before we looked.
+            Err(Errno::EXIST) => Ok(epoll::modify(&self.epoll, fd, data, flags)?),
+            done => Ok(done?),
+        }
     }
 
     /// No longer watches it. Needed before a shared fd is closed: the frontend's copy would keep it in the set.
@@ -111,7 +125,7 @@ impl Poll {
             rustix::buffer::spare_capacity(&mut self.events),
             timeout.as_ref(),
         ) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let sources: Vec<Source> = self

@@ -6,8 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+
 use super::backlog::Backlog;
 use super::faults::Faults;
+use super::voice::Voice;
 use crate::device::{Credit, Fault, Frame, MAX_PAIRS, Received, Settings, cost};
 use crate::transport::finish::Finisher;
 use crate::transport::vhost_user::foreign;
@@ -34,11 +38,9 @@ impl Door {
     /// # Errors
     /// When the path cannot be bound.
     pub fn listen(path: &Path) -> io::Result<Self> {
-        match UnixStream::connect(path) {
-            Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(path)?
-            }
+        match connect(path) {
+            Ok(_) | Err(Errno::AGAIN) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(Errno::CONNREFUSED) => std::fs::remove_file(path)?,
             Err(_) => {}
         }
         Self::from_listener(UnixListener::bind(path)?, Some(path.to_owned()))
@@ -65,9 +67,17 @@ impl Door {
     pub fn knock(&self) -> Option<UnixStream> {
         match self {
             Self::Listen { listener, .. } => listener.accept().ok().map(|(stream, _)| stream),
-            Self::Connect(path) => UnixStream::connect(path).ok(),
+            Self::Connect(path) => connect(path).ok(),
         }
     }
+}
+
+/// Connects without waiting: who listens there may accept nothing for ever.
+fn connect(path: &Path) -> rustix::io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 impl Drop for Door {
@@ -124,6 +134,8 @@ pub struct Port {
     pub counters: Counters,
     /// Why rings were stopped.
     pub faults: Faults,
+    /// What may still be said of its frontends.
+    pub voice: Voice,
     /// Frames pass, and the driver is told so. It outlives sessions, as a cable outlives a machine.
     pub link_up: bool,
     /// What the port's turns may still do.
@@ -149,6 +161,7 @@ impl Port {
             session: None,
             counters: Counters::default(),
             faults: Faults::default(),
+            voice: Voice::default(),
             link_up: true,
             credit: 0,
             first_pair: 0,

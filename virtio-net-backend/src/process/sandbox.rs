@@ -238,7 +238,9 @@ fn filter(needs: &[Need]) -> Result<BpfProgram, seccompiler::Error> {
         .map(|call| (*call, Vec::new()))
         .collect();
     if let Some(any) = rules.get_mut(&libc::SYS_socket) {
-        any.push(unix_stream()?);
+        for flag in [0, libc::SOCK_NONBLOCK] {
+            any.push(unix_stream(flag)?);
+        }
     }
     rules.insert(libc::SYS_sendto, vec![to_peer()?]);
     // A panic ends the process by a signal to itself.
@@ -275,8 +277,8 @@ fn is(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::Error> {
 }
 
 /// A stream between processes of this machine. A datagram would go anywhere without `connect`.
-fn unix_stream() -> Result<SeccompRule, seccompiler::Error> {
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+fn unix_stream(flag: libc::c_int) -> Result<SeccompRule, seccompiler::Error> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flag;
     let conditions = [(0, libc::AF_UNIX), (1, kind)].map(|(argument, value)| {
         let value = value.cast_unsigned().into();
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::control::Control;
-use super::keeper::Keeper;
+use super::keeping::Keeping;
 use super::middle::Middle;
 use super::network::Network;
 use super::poll::{Poll, Source};
@@ -41,9 +41,9 @@ const AGEING: Duration = Duration::from_secs(30);
 /// The loop and all it owns.
 pub struct Worker {
     poll: Poll,
-    network: Network,
+    pub(super) network: Network,
     control: Option<Control>,
-    keeper: Option<Keeper>,
+    pub(super) keeping: Keeping,
     start: Instant,
     linger: Duration,
     retry_at: Option<Instant>,
@@ -51,7 +51,8 @@ pub struct Worker {
     age_at: Instant,
     /// Frames moved since the switch last forgot silent addresses: there may be some to forget.
     learnt: bool,
-    /// Ports whose frontends asked for more than one turn's worth.
+    /// Ports whose frontends have something to say, or may be waiting at the door. Each is served once a look, however
+    /// much it says.
     unserved: Vec<u16>,
     stop: bool,
 }
@@ -75,7 +76,7 @@ impl Worker {
             poll,
             network,
             control,
-            keeper: None,
+            keeping: Keeping::default(),
             start,
             linger: Duration::ZERO,
             retry_at: None,
@@ -179,15 +180,15 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let wall = Instant::now();
-        let retry = self.retry_at.map(|at| at.saturating_duration_since(wall));
-        let turn_away = self.turn_away_at;
-        let turn_away = turn_away.map(|at| at.saturating_duration_since(wall));
+        let after = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(wall));
+        let [retry, tell, turn_away] =
+            [self.retry_at, self.keeping.again_at(), self.turn_away_at].map(after);
         let polled = self.network.is_polled().then_some(POLLED);
         let age = self
             .learnt
             .then(|| self.age_at.saturating_duration_since(wall));
         let rate = self.network.rate_wait(now);
-        let all = [retry, turn_away, polled, age, rate];
+        let all = [retry, tell, turn_away, polled, age, rate];
         all.into_iter().flatten().min()
     }
 
@@ -209,6 +210,13 @@ impl Worker {
         Ok(())
     }
 
+    /// Serves it with the next look, once.
+    pub(super) fn serve_soon(&mut self, number: u16) {
+        if !self.unserved.contains(&number) {
+            self.unserved.push(number);
+        }
+    }
+
     /// Ends the sessions whose guest memory went away.
     fn end_lost(&mut self) {
         let is_lost = |port: &Port| {
@@ -223,7 +231,9 @@ impl Worker {
             .map(|(n, _)| n)
             .collect();
         for number in lost {
-            tracing::warn!(number, "guest memory went away; frontend dropped");
+            if let Some(port) = self.speak_of(number) {
+                tracing::warn!(port, "guest memory went away; frontend dropped");
+            }
             self.end(number);
             self.knock(number);
         }
@@ -240,6 +250,9 @@ impl Worker {
             visited
                 .into_iter()
                 .for_each(|number| self.turn_away(number));
+        }
+        if self.keeping.again_at().is_some_and(|at| at <= now) {
+            self.tell_again();
         }
         if self.age_at <= now {
             self.age_at = now + AGEING;
@@ -265,7 +278,7 @@ impl Worker {
             }
             Source::Kick(number, _) => self.network.wake(number),
             Source::Door(number) => self.knock(number),
-            Source::Session(number) => self.serve(number),
+            Source::Session(number) => self.serve_soon(number),
             Source::Control | Source::ControlClient(_) => self.command(source),
             Source::Signal => self.stop = true,
         }
@@ -322,7 +335,9 @@ impl Worker {
         };
         // Asked only now: a VMM that comes again has left before, though its last words may still be to be read.
         if session.is_over() {
-            tracing::info!(port = port.name, "frontend left, and another is here");
+            if let Some(port) = self.speak_of(number) {
+                tracing::info!(port, "frontend left, and another is here");
+            }
             self.end(number);
             self.admit(number, stream);
             return;
@@ -342,13 +357,17 @@ impl Worker {
             return;
         };
         if let Err(error) = port.open(stream) {
-            tracing::warn!(port = port.name, %error, "frontend refused");
             if connects(port) {
                 self.retry_at = Some(Instant::now() + RETRY);
             }
+            if let Some(port) = self.speak_of(number) {
+                tracing::warn!(port, %error, "frontend refused");
+            }
             return;
         }
-        tracing::info!(port = port.name, "frontend came");
+        if let Some(port) = self.speak_of(number) {
+            tracing::info!(port, "frontend came");
+        }
         self.welcome(number);
     }
 
@@ -364,25 +383,30 @@ impl Worker {
             None => Ok(()),
         };
         if let Err(error) = watched {
-            tracing::warn!(%error, "frontend cannot be polled");
+            if let Some(port) = self.speak_of(number) {
+                tracing::warn!(port, %error, "frontend cannot be polled");
+            }
             self.end(number);
         } else {
             self.serve(number);
         }
     }
 
-    /// Handles what a frontend asks, as much as one turn allows. Meanwhile nobody keeps its session: killed within a
-    /// message, we leave a frontend that must come again rather than one that waits for an answer for ever.
-    fn serve(&mut self, number: u16) {
-        if let (Some(keeper), Some(port)) = (&self.keeper, self.network.port(number))
-            && port.session.is_some()
-        {
-            let told = keeper.tell_port(port, false);
-            self.kept(told);
+    /// Handles what a frontend asks, as much as one turn allows, or looks for one. Meanwhile nobody keeps its session:
+    /// killed within a message, we leave a frontend that must come again rather than one that waits for an answer for
+    /// ever. So who keeps it must be told before.
+    pub(super) fn serve(&mut self, number: u16) {
+        let Some(port) = self.network.port(number) else {
+            return;
+        };
+        if port.session.is_none() {
+            return self.knock(number);
         }
-        self.serve_session(number);
-        self.network.note_polled(number);
-        self.keep(number);
+        if self.tell(number, false) {
+            self.serve_session(number);
+            self.network.note_polled(number);
+            self.keep(number);
+        }
     }
 
     fn serve_session(&mut self, number: u16) {
@@ -396,15 +420,17 @@ impl Worker {
         match session.serve(|request| tracing::debug!(port = name, ?request, "request")) {
             Ok(served) => {
                 if served.more {
-                    self.unserved.push(number);
+                    self.serve_soon(number);
                 }
                 self.apply(number, served.events);
             }
             Err(reason) => {
-                tracing::info!(port = name, %reason, "frontend left");
+                if let Some(port) = self.speak_of(number) {
+                    tracing::info!(port, %reason, "frontend left");
+                }
                 self.end(number);
                 // The next one may be waiting already.
-                self.knock(number);
+                self.serve_soon(number);
             }
         }
     }
@@ -420,13 +446,14 @@ impl Worker {
                         .and_then(|port| port.session.as_ref());
                     if let Some(kick) = session.and_then(|session| session.kick(queue))
                         && let Err(error) = self.poll.watch(kick, Source::Kick(number, queue))
+                        && let Some(port) = self.speak_of(number)
                     {
-                        tracing::warn!(%error, queue, "kick fd cannot be polled");
+                        tracing::warn!(port, %error, queue, "kick fd cannot be polled");
                     }
                 }
                 Event::Ready => {
                     self.network.wake(number);
-                    self.negotiated();
+                    self.negotiated(number);
                 }
                 Event::DriverChanged => {
                     if let Some(port) = self.network.port(number) {
@@ -447,10 +474,12 @@ impl Worker {
     }
 
     /// What a driver takes may have changed.
-    fn negotiated(&mut self) {
+    fn negotiated(&mut self, number: u16) {
         if matches!(self.network.middle(), Middle::Wire) {
-            if let Err(error) = self.network.set_uplink_offloads() {
-                tracing::warn!(%error, "offloads of the tap");
+            if let Err(error) = self.network.set_uplink_offloads()
+                && let Some(port) = self.speak_of(number)
+            {
+                tracing::warn!(port, %error, "offloads of the tap");
             }
             // Frames that came before there was anyone to take them.
             if let Some(uplink) = self.network.uplink() {
@@ -459,26 +488,10 @@ impl Worker {
         }
     }
 
-    /// Someone keeps the sessions from here on, in place of who did before.
-    pub(super) fn keep_by(&mut self, keeper: Keeper) {
-        self.keeper = Some(keeper);
-        let numbers: Vec<u16> = self.network.ports().map(|(n, _)| n).collect();
-        numbers.into_iter().for_each(|number| self.keep(number));
-    }
-
-    /// Tells who keeps it what a port is now.
-    pub(super) fn keep(&mut self, number: u16) {
-        if let (Some(keeper), Some(port)) = (&self.keeper, self.network.port(number)) {
-            let told = keeper.tell_port(port, true);
-            self.kept(told);
-        }
-    }
-
-    fn kept(&mut self, told: io::Result<()>) {
-        if let Err(error) = told {
-            tracing::debug!(%error, "nobody keeps the sessions any more");
-            self.keeper = None;
-        }
+    /// The name of a port of which one more line may be said, because of its frontend.
+    fn speak_of(&mut self, number: u16) -> Option<&str> {
+        let port = self.network.port(number)?;
+        port.voice.may_speak(&port.name).then_some(&port.name)
     }
 
     fn end(&mut self, number: u16) {
@@ -511,10 +524,7 @@ impl Worker {
     pub(super) fn remove(&mut self, number: u16) -> Option<Box<Port>> {
         self.end(number);
         let port = self.network.remove(number)?;
-        if let Some(keeper) = &self.keeper {
-            let told = keeper.tell_gone(&port.name);
-            self.kept(told);
-        }
+        self.keep_no_more(&port.name);
         if let Door::Listen { listener, .. } = &port.door {
             self.poll.forget(listener);
         }

@@ -1,14 +1,17 @@
 //! What one guest's turn may cost the others: the data plane without its loop, turn by turn, its work counted.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use virtio_net_backend::device::Settings;
 use virtio_net_backend::process::middle::Middle;
 use virtio_net_backend::process::network::{BUDGET, Network};
 use virtio_net_backend::process::port::{Door, Port};
 use virtio_net_backend::switch::{self, Limit, Rate, Switch, Time};
+use virtio_net_backend::transport::vhost_user::Session;
 
-use crate::frontend::{Frontend, Line, trace};
+use crate::frontend::{Frontend, Line, message, send, trace};
 use crate::replay::{CLOUD_HYPERVISOR, frame};
 
 const SET_FEATURES: u32 = 2;
@@ -234,4 +237,43 @@ fn a_port_over_its_rate_loses_nothing_of_its_own_ring() {
     let turns = lab.until_sent(0, frames);
     assert!(u64::from(turns) >= frames - 4, "{turns} turns");
     assert_eq!(lab.given(1), frames);
+}
+
+#[test]
+fn requests_that_cost_much_are_fewer_in_a_turn() {
+    const SET_MEM_TABLE: u32 = 5;
+    const FLOOD: usize = 32;
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let settings = Settings {
+        mac: [0x52, 0x54, 0, 0, 0, 0xc1],
+        mtu: None,
+        queue_pairs: 1,
+        own_control_queue: false,
+        withheld: virtio_net_backend::device::Features::default(),
+    };
+    let mut session = Session::new(theirs, &settings).expect("a session");
+    let file = memfd_create("guest", MemfdFlags::CLOEXEC).expect("memfd");
+    ftruncate(&file, 8 << 20).expect("length");
+    // Eight regions, which are mapped, and those before them unmapped.
+    let regions = (0..8u64).flat_map(|at| [at << 20, 1 << 20, at << 20, at << 20]);
+    let table: Vec<u8> = [8, 0u32]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .chain(regions.flat_map(u64::to_le_bytes))
+        .collect();
+    for _ in 0..FLOOD {
+        send(
+            &ours,
+            &message(SET_MEM_TABLE, 1, &table),
+            &[file.as_fd(); 8],
+        );
+    }
+    let mut turns = Vec::new();
+    while turns.iter().sum::<usize>() < FLOOD {
+        let mut handled = 0;
+        session.serve(|_| handled += 1).expect("served");
+        turns.push(handled);
+    }
+    assert!(turns.len() > 1, "{turns:?}");
+    assert!(turns.iter().all(|handled| *handled > 0), "{turns:?}");
 }

@@ -82,6 +82,13 @@ impl Program {
 
     /// One command that must be done, with open files.
     pub(crate) fn done(&mut self, command: &Value, fds: &[BorrowedFd<'_>]) -> Value {
+        let answer = self.ask(command, fds);
+        assert_eq!(answer["ok"], true, "{command}: {answer}");
+        answer
+    }
+
+    /// The answer to a command.
+    pub(crate) fn ask(&mut self, command: &Value, fds: &[BorrowedFd<'_>]) -> Value {
         send(
             self.control.get_ref(),
             format!("{command}\n").as_bytes(),
@@ -89,9 +96,7 @@ impl Program {
         );
         let mut line = String::new();
         self.control.read_line(&mut line).expect("an answer");
-        let answer: Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!(answer["ok"], true, "{command}: {answer}");
-        answer
+        serde_json::from_str(&line).expect("JSON")
     }
 
     /// A port that listens in the folder.
@@ -101,6 +106,16 @@ impl Program {
             &json!({ "op": "add-port", "name": name, "socket": socket, "mac": mac }),
             &[],
         );
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).expect("a log")
+    }
+
+    /// Where its sockets are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Stops it where it is, or lets it go on.
@@ -219,7 +234,8 @@ fn line(text: &str) -> Line {
     }
 }
 
-fn message(kind: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
+/// A message's bytes.
+pub(crate) fn message(kind: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(payload.len()).expect("short");
     let words = [kind, flags, size].map(u32::to_le_bytes);
     [words.as_flattened(), payload].concat()
@@ -281,6 +297,7 @@ fn buffer(first: u64, pair: usize, slot: u64) -> u64 {
 impl Frontend {
     pub(crate) fn new(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         Self {
             stream,
             memory: None,
@@ -652,9 +669,34 @@ impl Frontend {
         self.last_slot
     }
 
+    /// Says once more that the first ring is enabled. False when the backend has not listened for a while.
+    pub(crate) fn murmur(&self) -> bool {
+        const SET_VRING_ENABLE: u32 = 18;
+        let bytes = message(SET_VRING_ENABLE, 1, &[0, 0, 0, 0, 1, 0, 0, 0]);
+        let deadline = Instant::now() + Duration::from_millis(300);
+        loop {
+            match rustix::net::send(&self.stream, &bytes, SendFlags::DONTWAIT) {
+                Ok(sent) => {
+                    assert_eq!(sent, bytes.len());
+                    return true;
+                }
+                Err(error) => assert_eq!(error, rustix::io::Errno::AGAIN),
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Sends bytes that are no message, or not yet.
     pub(crate) fn say(&self, bytes: &[u8]) {
-        send(&self.stream, bytes, &[]);
+        self.say_with(bytes, &[]);
+    }
+
+    /// Sends bytes with files.
+    pub(crate) fn say_with(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        send(&self.stream, bytes, fds);
     }
 
     /// Whether the backend ended the connection; waits for it.

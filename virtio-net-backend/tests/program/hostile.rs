@@ -1,13 +1,18 @@
 //! Guests that mean harm, beside guests that do not: the harm stays theirs.
 
 use std::os::fd::AsFd as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
 use serde_json::json;
 
-use crate::frontend::{Frontend, Line, Program, trace};
+use crate::frontend::{Frontend, Line, Program, trace, within};
 use crate::replay::{CLOUD_HYPERVISOR, MAC, exchange, frame};
 
 const SET_VRING_ADDR: u32 = 9;
@@ -130,6 +135,71 @@ fn kicks_without_end_stop_nobody() {
         });
         exchange(&mut a, &mut b, 20);
         stop.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_frontend_fills_no_log() {
+    const SET_VRING_KICK: u32 = 12;
+    let mut program = Program::start();
+    let [bad, _, _] = guests(&mut program, |line| line);
+    let kick = eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd");
+    let words = [SET_VRING_KICK, 1, 8, 0, 0].map(u32::to_le_bytes);
+    // Many before the program looks.
+    program.pause(true);
+    for _ in 0..64 {
+        bad.say_with(words.as_flattened(), &[kick.as_fd()]);
+    }
+    drop(bad);
+    program.pause(false);
+    let came = |program: &mut Program, times: u64| {
+        within("all to come and leave", || {
+            let stats = program.done(&json!({ "op": "stats" }), &[]);
+            let listed = program.done(&json!({ "op": "list" }), &[]);
+            let came = stats["ports"]["bad"]["device"]["sessions"] == times;
+            (came && listed["ports"][0]["connected"] == false).then_some(())
+        });
+    };
+    came(&mut program, 1);
+    let log = program.log();
+    assert!(!log.contains("cannot be polled"), "{log}");
+    for _ in 0..100 {
+        drop(program.frontend("bad"));
+    }
+    came(&mut program, 101);
+    let log = program.log();
+    let lines = log.lines().filter(|line| line.contains("port=\"bad\""));
+    assert_eq!(lines.count(), 20, "{log}");
+}
+
+#[test]
+fn a_vmm_that_listens_and_never_accepts_holds_up_nobody() {
+    let mut program = Program::start();
+    let [_, mut a, mut b] = guests(&mut program, |line| line);
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let socket = socket.expect("a socket");
+    let path = program.folder().join("full.sock");
+    let address = SocketAddrUnix::new(&path).expect("a short path");
+    bind(&socket, &address).expect("bound");
+    listen(&socket, 0).expect("listens");
+    let others = UnixStream::connect(&path).expect("the only place");
+    program.done(
+        &json!({ "op": "add-port", "name": "c", "connect": "full.sock", "mac": MAC }),
+        &[],
+    );
+    exchange(&mut a, &mut b, 3);
+    // Nor does who only asks whether anybody listens there.
+    let taken = json!({ "op": "add-port", "name": "d", "socket": "full.sock", "mac": MAC });
+    let answer = program.ask(&taken, &[]);
+    assert_eq!(answer["ok"], false, "{answer}");
+    exchange(&mut a, &mut b, 3);
+    // As soon as there is a place, it is taken.
+    let listener = UnixListener::from(socket);
+    drop((listener.accept().expect("the other"), others));
+    within("the connection", || {
+        let listed = program.done(&json!({ "op": "list" }), &[]);
+        (listed["ports"][3]["connected"] == true).then_some(())
     });
 }
 

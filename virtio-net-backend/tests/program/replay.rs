@@ -1,11 +1,12 @@
 //! What VMMs say, word by word: their recorded messages against the real program, over its real sockets. Every answer must be
 //! the recorded one, and the rings that the messages describe must carry frames. Then the same through a death of the program.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::fairness::plain;
 use crate::frontend::{Frontend, Line, NO_FD, PATIENCE, Program, receive, trace, within};
@@ -22,6 +23,7 @@ const SET_MEM_TABLE: u32 = 5;
 const GET_VRING_BASE: u32 = 11;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_ERR: u32 = 14;
+const SET_VRING_ENABLE: u32 = 18;
 const SEND_RARP: u32 = 19;
 const NET_SET_MTU: u32 = 20;
 const SET_BACKEND_REQ_FD: u32 = 21;
@@ -412,11 +414,7 @@ fn sessions_go_on_in_the_next_process_when_theirs_was_killed() {
     exchange(&mut a, &mut b, 5);
 
     for death in 0..3 {
-        let flags = SocketFlags::CLOEXEC;
-        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-        let (ours, theirs) = pair.expect("a pair");
-        program.done(&json!({ "op": "keep" }), &[theirs.as_fd()]);
-        drop(theirs);
+        let ours = keeper(&mut program);
         a.was_interrupted();
         program.replace();
         // Nobody is there to take it, and nobody will kick again.
@@ -464,6 +462,107 @@ fn sessions_go_on_in_the_next_process_when_theirs_was_killed() {
     assert_eq!(listed["ports"][0]["running"], true, "{listed}");
 }
 
+/// Someone who keeps the program's sessions from here on.
+fn keeper(program: &mut Program) -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    let (ours, theirs) = pair.expect("a pair");
+    program.done(&json!({ "op": "keep" }), &[theirs.as_fd()]);
+    ours
+}
+
+/// Asks for one thing again and again, until the program does not listen any more.
+fn chatter(guest: &Frontend) {
+    const ENOUGH: usize = 100_000;
+    let waits = (0..ENOUGH).position(|_| !guest.murmur());
+    assert!(waits.is_some(), "it was heard all the time");
+}
+
+#[test]
+fn who_chatters_waits_for_who_keeps_the_sessions_and_costs_nobody_theirs() {
+    let (mut program, mut a, mut b) = two_guests();
+    let ours = keeper(&mut program);
+    chatter(&a);
+    // Frames pass, and there is room to say what becomes of others.
+    exchange(&mut a, &mut b, 5);
+    for up in [false, true] {
+        program.done(&json!({ "op": "set-link", "name": "b", "up": up }), &[]);
+    }
+    program.add_port("c", MAC);
+    program.done(&json!({ "op": "remove-port", "name": "c" }), &[]);
+    // It goes on as soon as what was told is read, and nothing of it is missing.
+    let mut told = Vec::new();
+    while told.last() != Some(&json!("c")) {
+        let (bytes, _) = receive(&ours, 64 * 1024);
+        let one: Value = serde_json::from_slice(&bytes).expect("nobody hung up");
+        told.push(if one["gone"] == true {
+            one["name"].clone()
+        } else {
+            one["link"].clone()
+        });
+    }
+    assert!(told.contains(&json!(false)), "{told:?}");
+    assert!(a.ask(SET_VRING_ENABLE, &[0, 0, 0, 0, 1, 0, 0, 0], &[]));
+    // Once more, for the last word on both.
+    program.done(&json!({ "op": "set-link", "name": "b", "up": true }), &[]);
+    program.replace();
+    for ((told, fds), name) in kept(&ours, &["b", "a"]).into_iter().zip(["b", "a"]) {
+        assert!(told["session"].is_object(), "{told}");
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let ask = json!({ "op": "add-port", "name": name, "mac": MAC, "session": told["session"] });
+        program.done(&ask, &fds);
+    }
+    exchange(&mut a, &mut b, 5);
+}
+
+#[test]
+fn who_keeps_the_sessions_and_stands_still_is_left_after_a_while() {
+    let (mut program, mut a, mut b) = two_guests();
+    let _ours = keeper(&mut program);
+    chatter(&a);
+    let began = Instant::now();
+    assert!(a.ask(SET_VRING_ENABLE, &[0, 0, 0, 0, 1, 0, 0, 0], &[]));
+    let waited = began.elapsed();
+    assert!(waited > Duration::from_secs(3), "{waited:?}");
+    exchange(&mut a, &mut b, 5);
+}
+
+#[test]
+fn many_that_start_while_nobody_reads_are_all_kept() {
+    const GUESTS: usize = 24;
+    let mut program = Program::start();
+    let names: Vec<String> = (0..GUESTS).map(|at| format!("g{at}")).collect();
+    names.iter().for_each(|name| program.add_port(name, MAC));
+    let ours = keeper(&mut program);
+    let guests: Vec<Frontend> = std::thread::scope(|scope| {
+        let start = |name: &str| {
+            let mut guest = program.frontend(name);
+            set_up().for_each(|line| guest.replay(&line));
+            guest
+        };
+        let starts: Vec<_> = names
+            .iter()
+            .map(|name| scope.spawn(move || start(name)))
+            .collect();
+        // Who keeps them is away.
+        std::thread::sleep(Duration::from_millis(500));
+        let waits = starts.iter().any(|start| !start.is_finished());
+        assert!(waits, "there was room for all");
+        let running = |told: &Value| told["session"]["vrings"][1]["running"] == true;
+        let mut last = BTreeMap::new();
+        while last.len() < GUESTS || !last.values().all(running) {
+            let (bytes, _) = receive(&ours, 64 * 1024);
+            let told: Value = serde_json::from_slice(&bytes).expect("nobody hung up");
+            last.insert(told["name"].to_string(), told);
+        }
+        starts
+            .into_iter()
+            .map(|start| start.join().expect("started"))
+            .collect()
+    });
+    drop(guests);
+}
+
 #[test]
 fn a_session_is_kept_between_two_messages_only() {
     let mut program = Program::start();
@@ -474,11 +573,7 @@ fn a_session_is_kept_between_two_messages_only() {
         .iter()
         .take_while(|line| **line != Line::Frames)
         .for_each(|line| a.replay(line));
-    let flags = SocketFlags::CLOEXEC;
-    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
-    let (ours, theirs) = pair.expect("a pair");
-    program.done(&json!({ "op": "keep" }), &[theirs.as_fd()]);
-    drop(theirs);
+    let ours = keeper(&mut program);
     // Half a header: GET_FEATURES, and the flags are still to come.
     a.say(&[1, 0, 0, 0]);
     within("the first half to be read", || {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::backend_channel::BackendChannel;
 use super::bell;
@@ -27,6 +28,8 @@ use crate::device::{Device, Fault, Features, Refused, Settings};
 
 /// Requests handled in one turn; the rest wait, so that a chatty frontend does not hold up frames of others.
 const BUDGET: usize = 32;
+/// Time after which none is begun in a turn: some cost as much as hundreds of frames.
+const TIME: Duration = Duration::from_micros(150);
 
 /// What the process has to do after requests were handled.
 #[derive(Debug)]
@@ -114,7 +117,11 @@ impl Session {
     /// When the connection is over, or the frontend broke the protocol without asking for an acknowledgement.
     pub fn serve(&mut self, mut trace: impl FnMut(&Request)) -> Result<Served, Broken> {
         let mut more = true;
-        for _ in 0..BUDGET {
+        let began = Instant::now();
+        for handled in 0..BUDGET {
+            if handled > 0 && began.elapsed() > TIME {
+                break;
+            }
             let Some(message) = self.wire.receive()? else {
                 more = false;
                 break;
