@@ -4,6 +4,7 @@
 //! door by what the kernel says of the peer: root, the daemon's user and the group `netd` may change things, others
 //! may look.
 
+mod extract;
 mod fd;
 mod http;
 mod listen;
