@@ -189,3 +189,26 @@ pub fn fetch_tap(socket: &Path, port: &str, queues: u16) -> io::Result<Fetched> 
         None => Ok(fds),
     }
 }
+
+/// A request, of which the first line counts. What is understood is said again; a refusal fits what a client reads.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) -> usize {
+    let line = read_line(bytes).expect("bytes can be read");
+    match parse(&line) {
+        Ok((key, queues)) => {
+            let port = key.to_string();
+            let again = serde_json::to_vec(&Ask { port, queues }).expect("it can be written");
+            let again = parse(&again).ok();
+            assert_eq!(again, Some((key, queues)));
+            1
+        }
+        Err(refusal) => {
+            let why = refusal.to_string();
+            let line = answer(&Err(refusal)).expect("it can be written");
+            assert!(line.len() <= READ_AT_ONCE, "{} bytes", line.len());
+            let read: Answer = serde_json::from_slice(&line).expect("what we write is read");
+            assert_eq!(read.error, Some(why));
+            0
+        }
+    }
+}

@@ -12,3 +12,8 @@ mod listen;
 pub use fd::{Fetched, fetch_tap, serve as serve_fds};
 pub use http::{openapi, serve};
 pub use listen::{Listening, bind};
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use fd::fuzz as fuzz_fd;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use http::{Caller, app};
