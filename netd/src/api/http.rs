@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
@@ -233,8 +234,9 @@ async fn not_so() -> Response {
 }
 
 async fn document() -> Response {
-    match openapi() {
-        Ok(text) => ([("content-type", "application/json")], text).into_response(),
+    static TEXT: LazyLock<serde_json::Result<String>> = LazyLock::new(openapi);
+    match &*TEXT {
+        Ok(text) => ([("content-type", "application/json")], text.as_str()).into_response(),
         Err(e) => Wrong(Refusal::Failed(e.to_string())).into_response(),
     }
 }
