@@ -1,11 +1,12 @@
 //! What comes in on `netd.sock`: the router as it is, over a pipe in memory. The driver behind it reads what it is asked,
 //! and answers nobody.
 
+use std::cell::RefCell;
 use std::future::{IntoFuture, pending};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::Request;
@@ -17,7 +18,7 @@ use axum::serve::Listener;
 use futures::FutureExt;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::Receiver;
 use vnet_core::dns::reverse_name;
 use vnet_core::dns::wire::rtype_of;
@@ -94,36 +95,66 @@ impl Talk {
     }
 }
 
-/// Says something, listens until nothing more comes, lets something happen, listens again and hangs up.
+/// Made once for all bytes: routes take longer to be made than to answer.
+struct Server {
+    runtime: Runtime,
+    app: Router,
+    events: Events,
+    commands: Receiver<Command>,
+    panicked: Arc<AtomicBool>,
+}
+
+thread_local! {
+    static SERVER: RefCell<Server> = RefCell::new(Server::new());
+}
+
 fn talk(bytes: &[u8]) -> Talk {
-    let (near, far) = duplex(bytes.len().max(1 << 16));
-    let (driver, commands) = Driver::handle(Events::default());
-    let event = String::from_utf8_lossy(bytes).into_owned();
-    let client = client(near, bytes, driver.events.clone(), &event);
-    let panicked = Arc::new(AtomicBool::new(false));
-    let app = watched(app(driver, None), panicked.clone()).layer(MockConnectInfo(us()));
-    let server = axum::serve(Once(Some(far)), app.into_make_service()).into_future();
-    let asked = AtomicUsize::new(0);
-    let runtime = Builder::new_current_thread().enable_time().build();
-    let answer = runtime.expect("a runtime").block_on(async {
-        tokio::select! {
-            answer = client => answer.expect("a pipe"),
-            _ = server => unreachable!("it serves for ever"),
-            () = obey(commands, &asked) => unreachable!("the server has a way to the driver"),
+    SERVER.with_borrow_mut(|server| server.talk(bytes))
+}
+
+impl Server {
+    fn new() -> Self {
+        let (driver, commands) = Driver::handle(Events::default());
+        let events = driver.events.clone();
+        let panicked = Arc::new(AtomicBool::new(false));
+        let app = watched(app(driver, None), panicked.clone()).layer(MockConnectInfo(us()));
+        let runtime = Builder::new_current_thread().enable_time().build();
+        Self {
+            runtime: runtime.expect("a runtime"),
+            app,
+            events,
+            commands,
+            panicked,
         }
-    });
-    assert!(!panicked.load(Ordering::Relaxed), "a route panicked");
-    Talk {
-        answer,
-        commands: asked.into_inner(),
-        event,
+    }
+
+    fn talk(&mut self, bytes: &[u8]) -> Talk {
+        let (near, far) = duplex(bytes.len().max(1 << 16));
+        let event = String::from_utf8_lossy(bytes).into_owned();
+        let client = client(near, bytes, &self.events, &event);
+        let server = axum::serve(Once(Some(far)), self.app.clone().into_make_service());
+        let mut asked = 0;
+        let answer = self.runtime.block_on(async {
+            tokio::select! {
+                answer = client => answer.expect("a pipe"),
+                _ = server.into_future() => unreachable!("it serves for ever"),
+                () = obey(&mut self.commands, &mut asked) => unreachable!("it has a way to the driver"),
+            }
+        });
+        assert!(!self.panicked.load(Ordering::Relaxed), "a route panicked");
+        Talk {
+            answer,
+            commands: asked,
+            event,
+        }
     }
 }
 
+/// Says something, listens until nothing more comes, lets something happen, listens again and hangs up.
 async fn client(
     mut server: DuplexStream,
     bytes: &[u8],
-    events: Events,
+    events: &Events,
     event: &str,
 ) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
@@ -193,9 +224,9 @@ impl Listener for Once {
 }
 
 /// Reads what the driver reads of a command before it looks at the world.
-async fn obey(mut commands: Receiver<Command>, asked: &AtomicUsize) {
+async fn obey(commands: &mut Receiver<Command>, asked: &mut usize) {
     while let Some(command) = commands.recv().await {
-        asked.fetch_add(1, Ordering::Relaxed);
+        *asked += 1;
         if let Command::Attach(request, _) = &command {
             fuzz_wish(request);
         } else if let Command::Publish(_, request, _) = &command {
