@@ -11,11 +11,15 @@
 //! | [`documents`] | documents on disk |
 //! | [`privilege`] | who is at the other end of a socket |
 //! | [`wire`] | what goes over the socket, shared by the last two |
+//! | `fuzz` | the doors for strangers' bytes, for tests only (feature `fuzz`) |
 
 pub mod api;
 pub mod cli;
 pub mod daemon;
 pub mod documents;
 pub mod driver;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod privilege;
 pub mod wire;

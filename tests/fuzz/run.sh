@@ -16,8 +16,8 @@ if [ "${1:-}" = --lint ]; then
 	exec cargo clippy --quiet --manifest-path tests/fuzz/Cargo.toml --target-dir "$target" -- -D warnings
 fi
 for door in "$@"; do
-	[ -d "vnet-core/corpus/$door" ] || [ -d "virtio-net-backend/corpus/$door" ] || {
-		echo "no door \`$door\`: they are the folders of vnet-core/corpus and virtio-net-backend/corpus" >&2
+	compgen -G "*/corpus/$door" >/dev/null || {
+		echo "no door \`$door\`: they are the folders of" */corpus >&2
 		exit 2
 	}
 done
@@ -29,7 +29,7 @@ RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg fuzzing -Zsanitizer=address -Cpasses=sancov-m
 program=$work/x86_64-unknown-linux-gnu/release/fuzz
 
 broken=0
-for stored in vnet-core/corpus/* virtio-net-backend/corpus/*; do
+for stored in */corpus/*; do
 	door=${stored##*/}
 	[ $# = 0 ] || [[ " $* " == *" $door "* ]] || continue
 	mkdir -p "$work/corpus/$door" "$work/found/$door"

@@ -18,6 +18,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
+use vnet_core::model::PortKey;
 
 use super::Listening;
 use crate::driver::{Command, Handle, Refusal};
@@ -25,6 +26,10 @@ use crate::privilege::Peer;
 
 /// As many descriptors as one message may carry here.
 const MOST: usize = 16;
+/// The longest request. Names are shorter by far, and a refusal that quotes it is still [`READ_AT_ONCE`].
+const LONGEST: u64 = 512;
+/// As much of an answer as a client reads: it comes in one piece, with the descriptors.
+const READ_AT_ONCE: usize = 4096;
 /// A client that does not say what it wants is dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -75,43 +80,22 @@ async fn client(
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let (ask, stream) = tokio::task::spawn_blocking(move || read_ask(stream)).await??;
-    let answer = match open(ask, &stream, &driver, group).await {
-        Ok(fds) => (
-            Answer {
-                error: None,
-                queues: fds.len(),
-            },
-            fds,
-        ),
-        Err(refusal) => (
-            Answer {
-                error: Some(refusal.to_string()),
-                queues: 0,
-            },
-            Vec::new(),
-        ),
-    };
-    tokio::task::spawn_blocking(move || send(&stream, &answer.0, &answer.1)).await?
+    let reading = move || Ok::<_, io::Error>((read_line(&stream)?, stream));
+    let (line, stream) = tokio::task::spawn_blocking(reading).await??;
+    let opened = open(&line, &stream, &driver, group).await;
+    tokio::task::spawn_blocking(move || send(&stream, opened)).await?
 }
 
-fn read_ask(stream: UnixStream) -> io::Result<(Ask, UnixStream)> {
-    let mut line = String::new();
-    BufReader::new((&stream).take(4096)).read_line(&mut line)?;
-    Ok((
-        serde_json::from_str(&line).map_err(io::Error::other)?,
-        stream,
-    ))
+fn read_line(stream: impl Read) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    BufReader::new(stream.take(LONGEST)).read_until(b'\n', &mut line)?;
+    Ok(line)
 }
 
-async fn open(
-    ask: Ask,
-    stream: &UnixStream,
-    driver: &Handle,
-    group: Option<u32>,
-) -> Result<Fetched, Refusal> {
-    let peer = Peer::of(stream)
-        .map_err(|e| Refusal::Failed(format!("the kernel does not tell who asks: {e}")))?;
+/// What a line asks for: a port, and how many queues of it.
+fn parse(line: &[u8]) -> Result<(PortKey, u16), Refusal> {
+    let ask: Ask = serde_json::from_slice(line)
+        .map_err(|e| Refusal::Invalid(format!("this is no request for a tap: {e}")))?;
     let key = ask.port.parse()?;
     if ask.queues == 0 || usize::from(ask.queues) > MOST {
         return Err(Refusal::Invalid(format!(
@@ -119,15 +103,37 @@ async fn open(
             ask.queues
         )));
     }
+    Ok((key, ask.queues))
+}
+
+async fn open(
+    line: &[u8],
+    stream: &UnixStream,
+    driver: &Handle,
+    group: Option<u32>,
+) -> Result<Fetched, Refusal> {
+    let peer = Peer::of(stream)
+        .map_err(|e| Refusal::Failed(format!("the kernel does not tell who asks: {e}")))?;
+    let (key, queues) = parse(line)?;
     let user = (!peer.may_write(group)).then_some(peer.uid);
     driver
-        .ask(|reply| Command::OpenTap(key, ask.queues, user, reply))
+        .ask(|reply| Command::OpenTap(key, queues, user, reply))
         .await
 }
 
-fn send(stream: &UnixStream, answer: &Answer, fds: &[OwnedFd]) -> io::Result<()> {
-    let mut line = serde_json::to_vec(answer)?;
+/// What is said of it, as a line.
+fn answer(opened: &Result<Fetched, Refusal>) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(&Answer {
+        error: opened.as_ref().err().map(Refusal::to_string),
+        queues: opened.as_ref().map_or(0, Vec::len),
+    })?;
     line.push(b'\n');
+    Ok(line)
+}
+
+fn send(stream: &UnixStream, opened: Result<Fetched, Refusal>) -> io::Result<()> {
+    let line = answer(&opened)?;
+    let fds = opened.unwrap_or_default();
     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -163,7 +169,7 @@ pub fn fetch_tap(socket: &Path, port: &str, queues: u16) -> io::Result<Fetched> 
     stream.write_all(&line)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut bytes = [0u8; 4096];
+    let mut bytes = [0u8; READ_AT_ONCE];
     let got = recvmsg(
         &stream,
         &mut [IoSliceMut::new(&mut bytes)],
@@ -181,5 +187,28 @@ pub fn fetch_tap(socket: &Path, port: &str, queues: u16) -> io::Result<Fetched> 
         Some(error) => Err(io::Error::other(error)),
         None if fds.is_empty() => Err(io::Error::other("the daemon sent no descriptor")),
         None => Ok(fds),
+    }
+}
+
+/// A request, of which the first line counts. What is understood is said again; a refusal fits what a client reads.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(bytes: &[u8]) -> usize {
+    let line = read_line(bytes).expect("bytes can be read");
+    match parse(&line) {
+        Ok((key, queues)) => {
+            let port = key.to_string();
+            let again = serde_json::to_vec(&Ask { port, queues }).expect("it can be written");
+            let again = parse(&again).ok();
+            assert_eq!(again, Some((key, queues)));
+            1
+        }
+        Err(refusal) => {
+            let why = refusal.to_string();
+            let line = answer(&Err(refusal)).expect("it can be written");
+            assert!(line.len() <= READ_AT_ONCE, "{} bytes", line.len());
+            let read: Answer = serde_json::from_slice(&line).expect("what we write is read");
+            assert_eq!(read.error, Some(why));
+            0
+        }
     }
 }

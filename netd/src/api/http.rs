@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, FromRequest, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::sse::{self, KeepAlive, Sse};
@@ -23,6 +23,7 @@ use vnet_core::model::{Home, PortKey};
 use vnet_core::types::NetworkName;
 
 use super::Listening;
+use super::extract::{Body, Path, Query};
 use crate::driver::{Command, Handle, Refusal, Reply};
 use crate::privilege::Peer;
 use crate::wire::{
@@ -35,10 +36,14 @@ use crate::wire::{
 /// # Errors
 /// When the socket breaks.
 pub async fn serve(socket: Listening, driver: Handle, group: Option<u32>) -> io::Result<()> {
-    let door = Door { group };
-    let app = router(driver).layer(middleware::from_fn_with_state(door, guard));
-    let service = app.into_make_service_with_connect_info::<Caller>();
+    let service = app(driver, group).into_make_service_with_connect_info::<Caller>();
     axum::serve(Wrapped(socket), service).await
+}
+
+/// Every route, behind the guard.
+pub(crate) fn app(driver: Handle, group: Option<u32>) -> Router {
+    let door = Door { group };
+    router(driver).layer(middleware::from_fn_with_state(door, guard))
 }
 
 /// The listener, keeping the socket file's guard alive.
@@ -59,7 +64,7 @@ impl axum::serve::Listener for Wrapped {
 
 /// Who called; nobody, if the kernel did not tell.
 #[derive(Debug, Clone)]
-struct Caller(Option<Peer>);
+pub(crate) struct Caller(pub(crate) Option<Peer>);
 
 impl Connected<IncomingStream<'_, Wrapped>> for Caller {
     fn connect_info(stream: IncomingStream<'_, Wrapped>) -> Self {
@@ -160,11 +165,12 @@ fn router(driver: Handle) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/openapi.json", get(document))
         .fallback(nothing_here)
+        .method_not_allowed_fallback(not_so)
         .with_state(driver)
 }
 
 /// A refusal as HTTP.
-struct Wrong(Refusal);
+pub(super) struct Wrong(pub(super) Refusal);
 
 impl IntoResponse for Wrong {
     fn into_response(self) -> Response {
@@ -190,24 +196,6 @@ impl IntoResponse for Wrong {
 impl<E: Into<Refusal>> From<E> for Wrong {
     fn from(error: E) -> Self {
         Self(error.into())
-    }
-}
-
-/// A JSON body whose errors are told like all others.
-struct Body<T>(T);
-
-impl<T, S> FromRequest<S> for Body<T>
-where
-    Json<T>: FromRequest<S, Rejection = JsonRejection>,
-    S: Send + Sync,
-{
-    type Rejection = Wrong;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Wrong> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(Wrong(Refusal::Invalid(rejection.body_text()))),
-        }
     }
 }
 
@@ -237,9 +225,18 @@ async fn nothing_here() -> Wrong {
     ))
 }
 
+async fn not_so() -> Response {
+    let error = ErrorBody {
+        error: "this path has no such verb: see /v1/openapi.json".to_owned(),
+        code: "invalid".to_owned(),
+    };
+    (StatusCode::METHOD_NOT_ALLOWED, Json(error)).into_response()
+}
+
 async fn document() -> Response {
-    match openapi() {
-        Ok(text) => ([("content-type", "application/json")], text).into_response(),
+    static TEXT: LazyLock<serde_json::Result<String>> = LazyLock::new(openapi);
+    match &*TEXT {
+        Ok(text) => ([("content-type", "application/json")], text.as_str()).into_response(),
         Err(e) => Wrong(Refusal::Failed(e.to_string())).into_response(),
     }
 }

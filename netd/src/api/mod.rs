@@ -4,6 +4,7 @@
 //! door by what the kernel says of the peer: root, the daemon's user and the group `netd` may change things, others
 //! may look.
 
+mod extract;
 mod fd;
 mod http;
 mod listen;
@@ -11,3 +12,8 @@ mod listen;
 pub use fd::{Fetched, fetch_tap, serve as serve_fds};
 pub use http::{openapi, serve};
 pub use listen::{Listening, bind};
+
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use fd::fuzz as fuzz_fd;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use http::{Caller, app};

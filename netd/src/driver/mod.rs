@@ -62,6 +62,8 @@ use vnet_core::types::NetworkName;
 
 pub use command::{Command, Handle, Refusal, Reply};
 pub use events::Events;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use ports::fuzz as fuzz_wish;
 
 /// How many commands may wait.
 const QUEUE: usize = 256;

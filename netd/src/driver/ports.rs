@@ -514,3 +514,12 @@ fn withdraw(
         .map(|p| format!("the publication {p} led to it and is taken back"))
         .collect())
 }
+
+/// Reads a request. No user's name: another program would be asked for it.
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) fn fuzz(request: &PortRequest) {
+    let owner = request.owner.as_deref();
+    if owner.is_none_or(|owner| owner.parse::<u32>().is_ok()) {
+        let _ = Wish::parse(request);
+    }
+}

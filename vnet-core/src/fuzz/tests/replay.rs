@@ -1,5 +1,5 @@
 //! Feeds the doors of a crate from its stored corpora: each file, its beginnings, and changed copies of it. One file for
-//! both crates that have doors; the folder is that of the crate it is compiled in.
+//! all crates that have doors; the folder is that of the crate it is compiled in.
 
 use std::collections::BTreeSet;
 use std::fs;
