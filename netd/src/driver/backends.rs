@@ -37,6 +37,8 @@ use crate::wire::DeviceView;
 
 /// A process answers, or comes up, within this time.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// An answer about a thousand ports is shorter.
+const LONGEST: usize = 8 << 20;
 
 /// The processes, by what they serve.
 pub(super) struct Backends {
@@ -496,9 +498,7 @@ impl Line {
         let slices = [IoSlice::new(&line)];
         let sent = sendmsg(&self.stream, &slices, &mut control, SendFlags::NOSIGNAL)?;
         self.stream.write_all(&line[sent..])?;
-        let mut answer = String::new();
-        self.reader.read_line(&mut answer)?;
-        let answer: Value = serde_json::from_str(&answer)?;
+        let answer: Value = serde_json::from_slice(&self.hear()?)?;
         match answer["ok"].as_bool() {
             Some(true) => Ok(answer),
             Some(false) | None => Err(io::Error::other(
@@ -508,6 +508,25 @@ impl Line {
                     .to_owned(),
             )),
         }
+    }
+
+    /// A line, of a process that may be in the wrong hands: neither endless nor for ever.
+    fn hear(&mut self) -> io::Result<Vec<u8>> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut line = Vec::new();
+        while line.len() < LONGEST && Instant::now() < deadline {
+            let some = self.reader.fill_buf()?;
+            let end = some.iter().position(|byte| *byte == b'\n');
+            let len = end.map_or(some.len(), |end| end + 1);
+            line.extend_from_slice(&some[..len]);
+            self.reader.consume(len);
+            match (len, end) {
+                (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                (_, Some(_)) => return Ok(line),
+                (_, None) => {}
+            }
+        }
+        Err(io::Error::other("its answer has no end"))
     }
 
     /// Hands it a new end of the uplink, if the interface behind the one it has was deleted.

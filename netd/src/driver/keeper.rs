@@ -21,6 +21,8 @@ use tokio::net::UnixStream;
 
 /// Most open files with one datagram or command.
 pub(super) const MOST_FDS: usize = 250;
+/// Most ports: more than a process may have, however it fares.
+const MOST_PORTS: usize = 1024;
 /// Longest datagram.
 const MOST_BYTES: usize = 64 * 1024;
 
@@ -85,6 +87,9 @@ impl Kept {
         // Without its socket there is nothing to go on with.
         if told.gone || !told.listener || !whole {
             self.0.remove(&told.name);
+            return;
+        }
+        if self.0.len() >= MOST_PORTS && !self.0.contains_key(&told.name) {
             return;
         }
         let (session, link) = (told.session, told.link);
@@ -172,5 +177,11 @@ mod tests {
         kept.learn(web, fds(3), true);
         kept.learn(br"nonsense", fds(1), true);
         assert!(kept.remove("web").is_none());
+        for n in 0..=MOST_PORTS {
+            let told = format!(r#"{{"name":"p{n}","listener":true}}"#);
+            kept.learn(told.as_bytes(), Vec::new(), true);
+        }
+        assert!(kept.remove("p1").is_some());
+        assert!(kept.remove(&format!("p{MOST_PORTS}")).is_none());
     }
 }
