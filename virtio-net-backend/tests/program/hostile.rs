@@ -173,6 +173,21 @@ fn a_frontend_fills_no_log() {
 }
 
 #[test]
+fn who_is_refused_an_answer_does_not_wait_for_it() {
+    const GET_VRING_BASE: u32 = 11;
+    const WANTS_ACK: u32 = 1 << 3;
+    let mut program = Program::start();
+    let [bad, _, _] = guests(&mut program, |line| line);
+    // Of a ring that there is not: eight bytes that say so would be half of what is waited for.
+    let words = [GET_VRING_BASE, 1 | WANTS_ACK, 8, 99, 0].map(u32::to_le_bytes);
+    bad.say_with(words.as_flattened(), &[]);
+    within("the end of the connection", || {
+        let listed = program.done(&json!({ "op": "list" }), &[]);
+        (listed["ports"][0]["connected"] == false).then_some(())
+    });
+}
+
+#[test]
 fn a_vmm_that_listens_and_never_accepts_holds_up_nobody() {
     let mut program = Program::start();
     let [_, mut a, mut b] = guests(&mut program, |line| line);

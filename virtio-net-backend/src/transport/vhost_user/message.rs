@@ -155,6 +155,25 @@ pub enum Malformed {
     Unknown(u32),
 }
 
+impl Code {
+    /// Whether the answer is one of its own, so that a refusal cannot take its place.
+    #[must_use]
+    pub const fn is_answered(self) -> bool {
+        matches!(
+            self,
+            Self::GetFeatures
+                | Self::GetProtocolFeatures
+                | Self::GetQueueNum
+                | Self::GetVringBase
+                | Self::GetConfig
+                | Self::GetInflightFd
+                | Self::GetMaxMemSlots
+                | Self::GetStatus
+                | Self::SetLogBase
+        )
+    }
+}
+
 impl Header {
     /// Reads a header.
     ///

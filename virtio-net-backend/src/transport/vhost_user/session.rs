@@ -18,7 +18,8 @@ use super::foreign::Foreign;
 use super::inflight::InflightMemory;
 use super::memory_table::{MAX_SLOTS, MemoryTable};
 use super::message::{
-    self, F_LOG_ALL, F_PROTOCOL_FEATURES, InflightShape, ProtocolFeatures, Request, VringAddresses,
+    self, Code, F_LOG_ALL, F_PROTOCOL_FEATURES, InflightShape, ProtocolFeatures, Request,
+    VringAddresses,
 };
 use super::refusal::Refusal;
 use super::vring::Vring;
@@ -134,7 +135,9 @@ impl Session {
                 }
                 outcome => {
                     let acks = header.wants_ack() && self.protocol.has(ProtocolFeatures::REPLY_ACK);
-                    if acks {
+                    // Who waits for an answer of another length would wait for ever.
+                    let answered = Code::from_number(header.code).is_some_and(Code::is_answered);
+                    if acks && !answered {
                         let code = u64::from(outcome.is_err());
                         let bytes = message::encode(header.code, true, &code.to_le_bytes());
                         self.wire.send(&bytes, None)?;
