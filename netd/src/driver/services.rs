@@ -252,7 +252,11 @@ impl Driver {
         };
         let change = match change {
             Change::Added if is_ports || is_owner() => Change::AddedByOwner,
-            Change::Added | Change::AddedByOwner | Change::Removed => change,
+            Change::Added
+            | Change::AddedByOwner
+            | Change::Removed
+            | Change::Heard
+            | Change::Silent => change,
         };
         Some(NameChange {
             name,

@@ -82,9 +82,9 @@ impl Driver {
         }
         known.push(address);
         let oldest = (known.len() > MOST).then(|| known.remove(0));
-        self.say(&key, address, Change::AddedByOwner);
+        self.say(&key, address, Change::Heard);
         if let Some(oldest) = oldest {
-            self.say(&key, oldest, Change::Removed);
+            self.say(&key, oldest, Change::Silent);
         }
     }
 
@@ -103,7 +103,7 @@ impl Driver {
         };
         known.retain(|a| *a != address);
         let key = key.clone();
-        self.say(&key, address, Change::Removed);
+        self.say(&key, address, Change::Silent);
     }
 
     /// The port that an address is of.
@@ -141,10 +141,10 @@ impl Driver {
             let stays = |a: &Ipv6Addr| lives && network.is_some_and(|n| makes_its_own(n, *a));
             let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(stays);
             for address in gone {
-                self.say(&key, address, Change::Removed);
+                self.say(&key, address, Change::Silent);
             }
             for address in &kept {
-                self.say(&key, *address, Change::AddedByOwner);
+                self.say(&key, *address, Change::Heard);
             }
             if !kept.is_empty() {
                 self.heard.insert(key, kept);
