@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::servers::Target;
 use super::wire::{NameBuf, is_under, parent};
 use super::zone::{Claim, Record, WireName, Zone};
-use crate::model::TrustAnchor;
+use crate::model::{HARMFUL, TrustAnchor};
 use crate::types::{DomainName, IpNet, NetworkName, PortName};
 
 /// A network in this directory: a small number instead of its name, for the path of every packet.
@@ -86,10 +86,6 @@ struct Lent {
     /// Whether the record is there because of it.
     added: bool,
 }
-
-/// Names that programs look up and obey (VU#598349: web proxy discovery, IPv6 tunnels) or hold for themselves (RFC 6761
-/// section 6.3): no guest has one by its own word.
-const HARMFUL: [&str; 3] = ["isatap", "localhost", "wpad"];
 
 /// All networks.
 #[derive(Debug, Default)]

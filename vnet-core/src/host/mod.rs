@@ -36,8 +36,16 @@ pub use survey::{Overlap, Taken};
 
 use crate::firewall::{Change, batch};
 use crate::plan::{Host, HostState, Scope, Step, StepError};
-use crate::types::IfName;
+use crate::types::{IfName, PortName};
 use worker::Desk;
+
+/// The host's own name, without its domain.
+#[must_use]
+pub fn own_name() -> Option<PortName> {
+    let host = rustix::system::uname();
+    let name = host.nodename().to_str().ok()?;
+    name.split('.').next()?.parse().ok()
+}
 
 /// The kernel of the network namespace that it was made in.
 #[derive(Clone)]
