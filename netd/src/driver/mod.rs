@@ -56,7 +56,7 @@ use vnet_core::plan::{HostState, Remembered};
 use vnet_core::serve::dns::Dns;
 use vnet_core::serve::files::LeaseFiles;
 use vnet_core::serve::leases::Leases;
-use vnet_core::serve::tftp::{Served, Tftp};
+use vnet_core::serve::tftp::Tftp;
 use vnet_core::store::Store;
 use vnet_core::types::NetworkName;
 
@@ -94,7 +94,7 @@ pub struct Driver {
     tools: Tools,
     events: Events,
     told: BTreeMap<NetworkName, services::Told>,
-    tftp: BTreeMap<NetworkName, BTreeMap<Served, Tftp>>,
+    tftp: BTreeMap<NetworkName, Vec<Tftp>>,
     heard: slaac::Known,
     backends: backends::Backends,
     warnings: warnings::Warnings,
