@@ -162,6 +162,41 @@ fn the_kernel_makes_its_address_and_reaches_the_outside() -> anyhow::Result<()> 
     })
 }
 
+/// A guest that loses an address says nothing, and the host forgets it: with its carrier, or one of many neighbours.
+#[test]
+fn an_address_that_the_host_forgets_is_asked_for() -> anyhow::Result<()> {
+    let test = "an_address_that_the_host_forgets_is_asked_for";
+    on(SLAAC, test, &["dig"], |_, netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        let own = address(&alice.ns, "fd00:66:")?;
+        let other = "fd00:66::abcd:1";
+        alice.ns.ip(&format!("addr add {other} dev eth0 nodad"))?;
+        for each in [&own, other] {
+            from(&alice.ns, each)?;
+        }
+        let has = |wanted: &[&str]| {
+            wait_for(&format!("{wanted:?}"), WAIT, || {
+                let all = alice.dig("fd00:66::1", &["alice.six.test", "AAAA"])?;
+                let mut all: Vec<&str> = all.lines().collect();
+                all.sort_unstable();
+                anyhow::ensure!(all == wanted, "{all:?}");
+                Ok(())
+            })
+        };
+        has(&[&own, other])?;
+        // It comes back with what it makes by itself.
+        alice.ns.ip("link set eth0 down")?;
+        wait_for("the host to forget", WAIT, || {
+            let shown = netd.ns().ip(&format!("-6 neigh show {other}"))?;
+            anyhow::ensure!(!shown.contains("lladdr"), "{shown}");
+            Ok(())
+        })?;
+        alice.ns.ip("link set eth0 up")?;
+        address(&alice.ns, "fd00:66:")?;
+        has(&[&own])
+    })
+}
+
 #[test]
 fn an_advertisement_as_others_read_it() -> anyhow::Result<()> {
     let test = "an_advertisement_as_others_read_it";

@@ -149,6 +149,7 @@ impl Driver {
         let mut leases = self.tools.leases.subscribe();
         let mut ear = slaac::Ear::open(&self.events);
         self.listen_again().await;
+        let mut round = tokio::time::interval(slaac::ROUND);
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -163,6 +164,7 @@ impl Driver {
                 death = self.backends.death() => self.revive(death),
                 event = leases.recv() => self.lease_event(event).await,
                 heard = ear.next() => self.heard(heard).await,
+                _ = round.tick() => self.ask_around().await,
                 () = services::due(self.again) => self.try_services_again().await,
             }
         }
