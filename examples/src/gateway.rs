@@ -1,6 +1,6 @@
 //! The host's end of an example network: it leases addresses, answers ARP, and can be pinged. Frames in, frames out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,8 +47,7 @@ pub fn dhcp_server(document: &str, now: Time) -> anyhow::Result<Server> {
     let networks = BTreeMap::from([(name.clone(), network)]);
     let world = World {
         networks,
-        active: BTreeSet::new(),
-        ports: BTreeMap::new(),
+        ..World::default()
     };
     let scope = Scope::of(&world, &name).context("a network without DHCP")?;
     Ok(Server::new(scope, [], now))

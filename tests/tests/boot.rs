@@ -50,6 +50,17 @@ impl Client {
         self.hear()
     }
 
+    /// A file of one block, taken as it should be.
+    fn fetch(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+        let request = format!("\0\x01{name}\0octet\0");
+        self.0.send_to(request.as_bytes(), TFTP)?;
+        let mut reply = [0; 516];
+        let (len, from) = self.0.recv_from(&mut reply)?;
+        self.0.send_to(b"\0\x04\0\x01", from)?;
+        let data = reply[..len].strip_prefix(b"\0\x03\0\x01");
+        Ok(data.map(<[u8]>::to_vec).unwrap_or_default())
+    }
+
     fn hear(&self) -> anyhow::Result<Vec<u8>> {
         let mut reply = [0; 2048];
         let (len, _) = self.0.recv_from(&mut reply)?;
@@ -177,6 +188,66 @@ fn tftp_gives_nothing_away() -> anyhow::Result<()> {
     assert_eq!(other.read("small", "")?, b"\0\x03\0\x01content");
     // Without an answer the same block comes again.
     assert_eq!(other.hear()?, b"\0\x03\0\x01content");
+    Ok(())
+}
+
+#[test]
+fn a_folder_may_be_another_one_at_the_next_request() -> anyhow::Result<()> {
+    if !tool::ready(
+        "boot::a_folder_may_be_another_one_at_the_next_request",
+        &TOOLS,
+    ) {
+        return Ok(());
+    }
+    let world = World::new()?;
+    let (netd, folder) = lab(&world)?;
+    let alice = Machine::plug(&netd, "lab", "alice", &[])?;
+    alice.lease()?;
+    let home = netd.scratch().join("versions");
+    let current = home.join("current");
+    for version in ["one", "two"] {
+        fs::create_dir_all(home.join(version))?;
+        fs::write(home.join(version).join("which"), version)?;
+    }
+    let says = |word: &str| -> anyhow::Result<()> {
+        let said = Client::of(&alice.ns)?.fetch("which")?;
+        anyhow::ensure!(said == word.as_bytes(), "{said:?}");
+        Ok(())
+    };
+    // By the document: the very next request is answered from there.
+    let document = netd.vnet(&["network", "show", "lab", "-o", "toml"])?;
+    let of = |to: &Path| document.replace(&folder.display().to_string(), &to.display().to_string());
+    for version in ["one", "two", "one", "two", "one", "two"] {
+        netd.apply(&of(&home.join(version)))?;
+        says(version)?;
+    }
+    let warnings = netd.json(&["status"])?["warnings"].to_string();
+    assert_eq!(warnings, "[]");
+    // By a link that leads elsewhere, and by a folder that is made anew.
+    for version in ["one", "two"] {
+        let _ = fs::remove_file(&current);
+        symlink(version, &current)?;
+        if version == "one" {
+            netd.apply(&of(&current))?;
+        }
+        says(version)?;
+    }
+    fs::remove_dir_all(home.join("two"))?;
+    let said = Client::of(&alice.ns)?.read("which", "")?;
+    assert!(
+        said.starts_with(b"\0\x05\0\0the server's folder"),
+        "{said:?}"
+    );
+    fs::create_dir(home.join("two"))?;
+    fs::write(home.join("two/which"), "three")?;
+    says("three")?;
+    // A server that ends gives its port back at once.
+    for _ in 0..3 {
+        netd.apply(&of(&current).replace("tftp = ", "# "))?;
+        netd.apply(&of(&current))?;
+        says("three")?;
+    }
+    assert!(!netd.log().contains("no TFTP"), "{}", netd.log());
     Ok(())
 }
 

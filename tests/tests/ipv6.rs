@@ -53,6 +53,22 @@ fn address(ns: &Ns, prefix: &str) -> anyhow::Result<String> {
     })
 }
 
+/// Has the host ask for an address that nobody has any more, until it has asked in vain.
+fn fall_silent(netd: &Netd, address: &str) -> anyhow::Result<()> {
+    // It is believed to be there for up to a minute after it was heard; that is the kernel's business.
+    let shown = netd.ns().ip(&format!("-6 neigh show {address}"))?;
+    let dev = shown.split_whitespace().skip_while(|w| *w != "dev").nth(1);
+    let dev = dev.with_context(|| shown.clone())?;
+    netd.ns()
+        .ip(&format!("-6 neigh change {address} dev {dev} nud stale"))?;
+    wait_for("silence", 2 * WAIT, || {
+        let _ = netd.ns().run(&["ping", "-c1", "-W1", address]);
+        let shown = netd.ns().ip(&format!("-6 neigh show {address}"))?;
+        anyhow::ensure!(!shown.contains("lladdr"), "{shown}");
+        Ok(())
+    })
+}
+
 /// Waits until the outside answers a ping from this address.
 fn from(ns: &Ns, own: &str) -> anyhow::Result<()> {
     wait_for(&format!("a ping from {own}"), WAIT, || {
@@ -129,15 +145,8 @@ fn the_kernel_makes_its_address_and_reaches_the_outside() -> anyhow::Result<()> 
         named("fd00:66::abcd:1")?;
         // Nobody answers for it any more: the host asks in vain, and the name goes.
         alice.ns.ip("addr del fd00:66::abcd:1 dev eth0")?;
-        // It is believed to be there for up to a minute after it was heard; that is the kernel's business.
-        let shown = netd.ns().ip("-6 neigh show fd00:66::abcd:1")?;
-        let dev = shown.split_whitespace().skip_while(|w| *w != "dev").nth(1);
-        let dev = dev.with_context(|| shown.clone())?;
-        netd.ns().ip(&format!(
-            "-6 neigh change fd00:66::abcd:1 dev {dev} nud stale"
-        ))?;
-        wait_for("the end of its name", 2 * WAIT, || {
-            let _ = netd.ns().run(&["ping", "-c1", "-W1", "fd00:66::abcd:1"]);
+        fall_silent(&netd, "fd00:66::abcd:1")?;
+        wait_for("the end of its name", WAIT, || {
             let all = alice.dig("fd00:66::1", &["alice.six.test", "AAAA"])?;
             anyhow::ensure!(all.lines().all(|l| l != "fd00:66::abcd:1"), "{all}");
             Ok(())
@@ -150,6 +159,41 @@ fn the_kernel_makes_its_address_and_reaches_the_outside() -> anyhow::Result<()> 
         let bob = guest(&netd, "bob", &[])?;
         address(&bob.ns, "fd00:66:")?;
         bob.finds("fd00:66::1", &["alice.six.test", "AAAA"], "")
+    })
+}
+
+/// A guest that loses an address says nothing, and the host forgets it: with its carrier, or one of many neighbours.
+#[test]
+fn an_address_that_the_host_forgets_is_asked_for() -> anyhow::Result<()> {
+    let test = "an_address_that_the_host_forgets_is_asked_for";
+    on(SLAAC, test, &["dig"], |_, netd| {
+        let alice = guest(&netd, "alice", &[])?;
+        let own = address(&alice.ns, "fd00:66:")?;
+        let other = "fd00:66::abcd:1";
+        alice.ns.ip(&format!("addr add {other} dev eth0 nodad"))?;
+        for each in [&own, other] {
+            from(&alice.ns, each)?;
+        }
+        let has = |wanted: &[&str]| {
+            wait_for(&format!("{wanted:?}"), WAIT, || {
+                let all = alice.dig("fd00:66::1", &["alice.six.test", "AAAA"])?;
+                let mut all: Vec<&str> = all.lines().collect();
+                all.sort_unstable();
+                anyhow::ensure!(all == wanted, "{all:?}");
+                Ok(())
+            })
+        };
+        has(&[&own, other])?;
+        // It comes back with what it makes by itself.
+        alice.ns.ip("link set eth0 down")?;
+        wait_for("the host to forget", WAIT, || {
+            let shown = netd.ns().ip(&format!("-6 neigh show {other}"))?;
+            anyhow::ensure!(!shown.contains("lladdr"), "{shown}");
+            Ok(())
+        })?;
+        alice.ns.ip("link set eth0 up")?;
+        address(&alice.ns, "fd00:66:")?;
+        has(&[&own])
     })
 }
 
@@ -569,7 +613,24 @@ fn both_kinds_of_addresses_and_a_routed_network() -> anyhow::Result<()> {
             let has = |own: &String| all.lines().any(|l| l == own);
             anyhow::ensure!(has(&made) && has(&given), "{all}");
             Ok(())
-        })
+        })?;
+
+        // Nobody answers for it: the guest may be off, and its lease holds.
+        let other = "2001:db8:66::abcd:1";
+        alice.ns.ip(&format!("addr add {other} dev eth0 nodad"))?;
+        from(&alice.ns, other)?;
+        for own in [given.as_str(), other] {
+            alice.ns.ip(&format!("addr flush dev eth0 to {own}"))?;
+            fall_silent(&netd, own)?;
+        }
+        wait_for("the end of the other's name", WAIT, || {
+            let all = alice.dig("2001:db8:66::1", &["alice.six.test", "AAAA"])?;
+            anyhow::ensure!(all.lines().all(|l| l != other), "{all}");
+            Ok(())
+        })?;
+        let all = alice.dig("2001:db8:66::1", &["alice.six.test", "AAAA"])?;
+        assert!(all.lines().any(|l| l == given), "{all}");
+        alice.finds("2001:db8:66::1", &["-x", &given], "alice.six.test.")
     })
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! # RFC 8415 section 18.3.1: what the case is about
 //! toml ... end                                      the network (again: the network after a change)
+//! host box                                          the host's own name
 //! port web 52:54:00:00:00:09 fd00:5::9 guard        a port of it
 //! + 3600                                            so many seconds pass
 //! restart                                           the server forgets what is not on disk
@@ -54,6 +55,7 @@ impl Case {
         stage::play(text, |line, document| {
             match line.split_whitespace().next() {
                 Some("toml") => self.network(document),
+                Some("host") => self.stage.world.host = Some(line[4..].trim().parse().unwrap()),
                 Some("port") => self.port(line),
                 Some("+") => return self.pass(line),
                 Some("restart") => self.restart(),

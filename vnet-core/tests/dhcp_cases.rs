@@ -3,6 +3,7 @@
 //! ```text
 //! # RFC 2131 section 3.1: what the case is about
 //! toml ... end                                   the network (again: the network after a change)
+//! host box                                       the host's own name
 //! port web 52:54:00:00:00:09 10.0.0.9 guard      a port of it
 //! + 3600                                         so many seconds pass
 //! > 52:54:00:00:00:01 discover 55=1,3 12="web"   a message: options by number (address, "text", 0xhex, bytes)
@@ -56,6 +57,7 @@ impl Case {
         stage::play(text, |line, document| {
             match line.split_whitespace().next() {
                 Some("toml") => self.network(document),
+                Some("host") => self.stage.world.host = Some(line[4..].trim().parse().unwrap()),
                 Some("port") => self.port(line),
                 Some("+") => return self.pass(line),
                 Some("restart") => self.restart(),

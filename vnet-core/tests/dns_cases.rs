@@ -6,7 +6,7 @@
 //! host box                                 the host's own name (before the networks)
 //! resolvers 192.0.2.1                      whom the host asks
 //! link corp.example 192.0.2.7              whom it asks about names under a domain (alone: nobody any more)
-//! lease lab mail 10.94.1.77 [owner|gone]   a name that a lease gives or takes
+//! lease lab mail 10.94.1.77 [owner|gone]   a name that a lease gives or takes; heard, silent: that an address has
 //! relearn lab mail 10.94.1.77 ...          all names that its leases give now
 //! + 60                                     so many seconds pass
 //! > lab no.lab.test A +do                  a question of a guest of a network (`lab!host`: of the host itself)
@@ -172,6 +172,8 @@ impl Case {
                 None => Change::Added,
                 Some(&"owner") => Change::AddedByOwner,
                 Some(&"gone") => Change::Removed,
+                Some(&"heard") => Change::Heard,
+                Some(&"silent") => Change::Silent,
                 Some(word) => panic!("{word}"),
             },
         };

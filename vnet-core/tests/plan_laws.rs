@@ -190,6 +190,7 @@ fn port(number: usize, home: usize, kind: u8, isolated: bool, wide: bool) -> Por
         mac: Mac([0x52, 0x54, 0, 1, 0, u8::try_from(number).expect("a few")]),
         ipv4: Vec::new(),
         ipv6: Vec::new(),
+        asked6: Vec::new(),
         guard: true,
         isolated,
         queues: if wide { 4 } else { 1 },

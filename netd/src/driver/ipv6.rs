@@ -37,7 +37,8 @@ pub(super) fn learn(
     }
 }
 
-/// After a change of a network: its ports lose the addresses of subnets that are gone, and get some of new ones.
+/// After a change of a network: its ports lose the addresses of subnets that are gone and those that a subnet's new mode
+/// does not make, and get some of new ones.
 pub(super) fn learn_again(world: &mut World, name: &NetworkName, leased: &BTreeSet<Ipv6Addr>) {
     let Some(network) = world.networks.get(name).cloned() else {
         return;
@@ -50,10 +51,28 @@ pub(super) fn learn_again(world: &mut World, name: &NetworkName, leased: &BTreeS
         let Some(mut port) = world.ports.get(&key).cloned() else {
             continue;
         };
-        let stays = |a: &Ipv6Addr| network.subnets6.iter().any(|s| s.address.contains(a));
-        port.ipv6.retain(stays);
+        let old = std::mem::take(&mut port.ipv6);
+        let stays = |a: &Ipv6Addr| {
+            let mut subnets = network.subnets6.iter();
+            subnets.any(|s| s.address.contains(a) && lives(s, &port, *a))
+        };
+        port.ipv6 = old.into_iter().filter(stays).collect();
         learn(world, &network, leased, &mut port);
         world.ports.insert(key, port);
+    }
+}
+
+/// Whether a port's address in a subnet can still come to its guest. DHCPv6 gives a port what it has; where nobody gives
+/// addresses, what was once chosen from the ranges would be a name that leads nowhere.
+fn lives(subnet: &Subnet6, port: &Port, address: Ipv6Addr) -> bool {
+    let mut hosts = subnet.dhcp.hosts.iter();
+    match subnet.dhcp.mode {
+        RaMode::Stateful | RaMode::Both => true,
+        RaMode::Slaac | RaMode::Stateless => {
+            port.asked6.contains(&address)
+                || hosts.any(|h| h.mac == Some(port.mac) && h.ip == address)
+                || address == derived(subnet, port)
+        }
     }
 }
 
@@ -91,4 +110,87 @@ fn free(subnet: &Subnet6, port: &Port, taken: &BTreeSet<Ipv6Addr>) -> Option<Ipv
         let at = |n: u128| Ipv6Addr::from(first.to_bits() + (place + n) % count);
         (0..count.min(TRIES)).map(at).find(|a| !taken.contains(a))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+    use vnet_core::config::{Fill, native};
+    use vnet_core::model::{Home, PortKind, Qos};
+    use vnet_core::types::Mac;
+
+    use super::*;
+
+    fn network(mode: &str) -> Network {
+        let document = format!(
+            r#"
+name = "six"
+[[subnet]]
+address = "fd00:50::1/64"
+[subnet.dhcp]
+mode = "{mode}"
+host = [{{ mac = "52:54:00:00:00:02", ip = "fd00:50::9" }}]
+"#
+        );
+        let fill = Fill {
+            uuid: Uuid::nil(),
+            bridge: "br0".parse().unwrap(),
+            mac: Mac([2; 6]),
+            subnets: Vec::new(),
+        };
+        let all = native::from_toml(&document).unwrap();
+        all[0].settle(&fill).unwrap()
+    }
+
+    fn port(name: &str, last: u8, asked: &[Ipv6Addr]) -> Port {
+        Port {
+            key: PortKey {
+                home: Home::Network("six".parse().unwrap()),
+                name: name.parse().unwrap(),
+            },
+            kind: PortKind::External,
+            interface: name.parse().unwrap(),
+            mac: Mac([0x52, 0x54, 0, 0, 0, last]),
+            ipv4: Vec::new(),
+            ipv6: asked.to_vec(),
+            asked6: asked.to_vec(),
+            guard: true,
+            isolated: false,
+            queues: 1,
+            qos: Qos::default(),
+        }
+    }
+
+    #[test]
+    fn where_guests_make_addresses_what_was_leased_is_no_ports_any_more() {
+        let asked = "fd00:50::77".parse().unwrap();
+        let mut world = World::default();
+        for (name, last, asked) in [("a", 1, &[][..]), ("b", 2, &[]), ("c", 3, &[asked])] {
+            let port = port(name, last, asked);
+            world.ports.insert(port.key.clone(), port);
+        }
+        let name: NetworkName = "six".parse().unwrap();
+        let mut become_ = |mode: &str| {
+            world.networks.insert(name.clone(), network(mode));
+            learn_again(&mut world, &name, &BTreeSet::new());
+            let all = world.ports.values();
+            let all: Vec<Vec<Ipv6Addr>> = all.map(|p| p.ipv6.clone()).collect();
+            all
+        };
+        let own =
+            |last: u8| -> Ipv6Addr { format!("fd00:50::5054:ff:fe00:{last}").parse().unwrap() };
+        let leased = become_("stateful");
+        assert_eq!(leased[0].len(), 1);
+        let end: Ipv6Addr = "fd00:50::1:0".parse().unwrap();
+        assert!(leased[0][0] < end, "{leased:?}");
+        let reserved = "fd00:50::9".parse().unwrap();
+        assert_eq!(leased[1..], [vec![reserved], vec![asked]]);
+        let made = become_("slaac");
+        assert_eq!(
+            made,
+            [vec![own(1)], vec![reserved, own(2)], vec![asked, own(3)]]
+        );
+        // DHCPv6 gives a port what it has: a guest keeps its address.
+        assert_eq!(become_("stateful"), made);
+    }
 }

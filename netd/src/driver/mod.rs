@@ -56,7 +56,7 @@ use vnet_core::plan::{HostState, Remembered};
 use vnet_core::serve::dns::Dns;
 use vnet_core::serve::files::LeaseFiles;
 use vnet_core::serve::leases::Leases;
-use vnet_core::serve::tftp::{Served, Tftp};
+use vnet_core::serve::tftp::Tftp;
 use vnet_core::store::Store;
 use vnet_core::types::NetworkName;
 
@@ -96,7 +96,7 @@ pub struct Driver {
     tools: Tools,
     events: Events,
     told: BTreeMap<NetworkName, services::Told>,
-    tftp: BTreeMap<NetworkName, BTreeMap<Served, Tftp>>,
+    tftp: BTreeMap<NetworkName, Vec<Tftp>>,
     heard: slaac::Known,
     backends: backends::Backends,
     warnings: warnings::Warnings,
@@ -151,6 +151,7 @@ impl Driver {
         let mut leases = self.tools.leases.subscribe();
         let mut ear = slaac::Ear::open(&self.events);
         self.listen_again().await;
+        let mut round = tokio::time::interval(slaac::ROUND);
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -165,6 +166,7 @@ impl Driver {
                 death = self.backends.death() => self.revive(death),
                 event = leases.recv() => self.lease_event(event).await,
                 heard = ear.next() => self.heard(heard).await,
+                _ = round.tick() => self.ask_around().await,
                 () = services::due(self.again) => self.try_services_again().await,
             }
         }

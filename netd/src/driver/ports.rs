@@ -115,6 +115,7 @@ impl Driver {
             interface,
             mac,
             ipv4: wish.ipv4,
+            asked6: wish.ipv6.clone(),
             ipv6: wish.ipv6,
             guard: wish.guard.unwrap_or(true),
             queues: wish.queues,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use vnet_core::config::Fill;
 use vnet_core::config::native::NetworkDoc;
+use vnet_core::host::own_name;
 use vnet_core::model::{Network, Port, World};
 use vnet_core::plan::{self, Scope, Subject};
 use vnet_core::store::{Op, Table};
@@ -47,7 +48,10 @@ impl Driver {
             read(Table::Meta)?,
         );
         self.forget_leases_of_none(&networks).await;
-        let mut world = World::default();
+        let mut world = World {
+            host: own_name(),
+            ..World::default()
+        };
         for (key, json) in networks {
             match network(&json) {
                 Ok(network) => drop(world.networks.insert(network.name.clone(), network)),

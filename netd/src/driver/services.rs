@@ -135,16 +135,14 @@ impl Driver {
             };
             let now = now.unwrap_or_default();
             let running = self.tftp.entry(name.clone()).or_default();
-            running.retain(|served, _| now.contains(served));
+            running.retain(|server| now.iter().any(|served| server.is_at(served)));
             let mut failed = Vec::new();
             for served in now {
-                if running.contains_key(&served) {
-                    continue;
-                }
-                match Tftp::start(served.clone()) {
-                    Ok(server) => drop(running.insert(served, server)),
-                    Err(error) => failed.push(format!("no TFTP: {error}")),
-                }
+                let done = match running.iter().find(|server| server.is_at(&served)) {
+                    Some(server) => server.serve(served),
+                    None => Tftp::start(served).map(|server| running.push(server)),
+                };
+                failed.extend(done.err().map(|error| format!("no TFTP: {error}")));
             }
             if running.is_empty() {
                 self.tftp.remove(name);
@@ -252,7 +250,11 @@ impl Driver {
         };
         let change = match change {
             Change::Added if is_ports || is_owner() => Change::AddedByOwner,
-            Change::Added | Change::AddedByOwner | Change::Removed => change,
+            Change::Added
+            | Change::AddedByOwner
+            | Change::Removed
+            | Change::Heard
+            | Change::Silent => change,
         };
         Some(NameChange {
             name,

@@ -55,6 +55,7 @@ pub(crate) fn port(network: &str, label: &str, kind: PortKind, interface: &str) 
         mac: "52:54:00:00:00:01".parse().expect("a MAC"),
         ipv4: Vec::new(),
         ipv6: Vec::new(),
+        asked6: Vec::new(),
         guard: true,
         isolated: false,
         queues: 1,

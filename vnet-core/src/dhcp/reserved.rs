@@ -1,8 +1,8 @@
 //! Names that reservations have, and whose they are. A guest has one name in both families, so each family's server, and
-//! DNS, must know the other's reservations.
+//! DNS, must know the other's reservations. And names that are nobody's to choose.
 
 use crate::lease::{Client, LeaseRecord};
-use crate::model::{Network, Reservation4, Reservation6};
+use crate::model::{Network, Reservation4, Reservation6, World};
 use crate::types::{Mac, PortName};
 
 /// What a reservation knows its guest by. Nothing at all: no guest of the other family can show that it is meant.
@@ -35,6 +35,13 @@ pub fn reserved6(network: &Network) -> impl Iterator<Item = Reserved> {
         Some((host.name.clone()?, owner))
     };
     hosts.filter_map(named)
+}
+
+/// The names that no guest has by its own word.
+pub(super) fn withheld(world: &World, network: &Network) -> impl Iterator<Item = Reserved> {
+    let nobody = Owner::new(None, None, None);
+    let names = world.withheld(network);
+    names.map(move |name| (name, nobody.clone()))
 }
 
 impl Owner {

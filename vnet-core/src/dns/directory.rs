@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::servers::Target;
 use super::wire::{NameBuf, is_under, parent};
 use super::zone::{Claim, Record, WireName, Zone};
-use crate::model::TrustAnchor;
+use crate::model::{HARMFUL, TrustAnchor};
 use crate::types::{DomainName, IpNet, NetworkName, PortName};
 
 /// A network in this directory: a small number instead of its name, for the path of every packet.
@@ -60,6 +60,10 @@ pub enum Change {
     AddedByOwner,
     /// It went.
     Removed,
+    /// The host hears the guest whose port has the name by an address, whoever gave it that.
+    Heard,
+    /// Nobody answers for the address any more.
+    Silent,
 }
 
 /// One network's names as they are served.
@@ -73,17 +77,15 @@ pub(super) struct Served {
     anchors: Option<AnchorsId>,
 }
 
-/// How a lease has its name.
-#[derive(Debug, Clone, Copy)]
+/// How an address has its name: by a lease, because it is heard, or both. It goes with the last of them.
+#[derive(Debug, Clone, Copy, Default)]
 struct Lent {
+    leased: bool,
+    heard: bool,
     by_owner: bool,
     /// Whether the record is there because of it.
     added: bool,
 }
-
-/// Names that programs look up and obey (VU#598349: web proxy discovery, IPv6 tunnels) or hold for themselves (RFC 6761
-/// section 6.3): no guest has one by its own word.
-const HARMFUL: [&str; 3] = ["isatap", "localhost", "wpad"];
 
 /// All networks.
 #[derive(Debug, Default)]
@@ -134,7 +136,7 @@ impl Directory {
             anchors,
         };
         for ((address, name), lent) in leases {
-            served.add(name, address, lent.by_owner);
+            served.add(name, address, lent);
         }
         self.served[id.0 as usize] = Some(served);
         self.serial = self.serial.wrapping_add(1);
@@ -171,10 +173,19 @@ impl Directory {
         let Some(Some(served)) = self.served.get_mut(id.0 as usize) else {
             return;
         };
+        let lent = |leased, heard, by_owner| Lent {
+            leased,
+            heard,
+            by_owner,
+            added: false,
+        };
+        let (name, address) = (change.name.clone(), change.address);
         match change.change {
-            Change::Added => served.add(change.name.clone(), change.address, false),
-            Change::AddedByOwner => served.add(change.name.clone(), change.address, true),
-            Change::Removed => served.remove(&change.name, change.address),
+            Change::Added => served.add(name, address, lent(true, false, false)),
+            Change::AddedByOwner => served.add(name, address, lent(true, false, true)),
+            Change::Heard => served.add(name, address, lent(false, true, true)),
+            Change::Removed => served.end(name, address, |lent| lent.leased = false),
+            Change::Silent => served.end(name, address, |lent| lent.heard = false),
         }
         self.serial = self.serial.wrapping_add(1);
     }
@@ -351,7 +362,7 @@ impl Served {
         NameBuf::join(name.as_str().as_bytes(), self.zone.apex.as_bytes())
     }
 
-    fn add(&mut self, name: PortName, address: IpAddr, by_owner: bool) {
+    fn add(&mut self, name: PortName, address: IpAddr, by: Lent) {
         let Some(full) = self.in_domain(&name) else {
             return;
         };
@@ -360,7 +371,7 @@ impl Served {
         let known = self.zone.nodes.get(full.as_bytes());
         let may = match known.map_or(Claim::Free, |n| n.claim) {
             Claim::Free => !HARMFUL.contains(&name.as_str()),
-            Claim::Guest => by_owner,
+            Claim::Guest => by.by_owner,
             Claim::Document => false,
         };
         let added = may && known.is_none_or(|n| !n.records.contains(&record));
@@ -372,18 +383,29 @@ impl Served {
         if self.zone.has(full.as_bytes(), address) {
             self.zone.addresses.entry(address).or_insert(key);
         }
-        let lent = self.leases.entry((address, name)).or_insert(Lent {
-            by_owner,
-            added: false,
-        });
-        lent.by_owner |= by_owner;
+        let lent = self.leases.entry((address, name)).or_default();
+        lent.leased |= by.leased;
+        lent.heard |= by.heard;
+        lent.by_owner |= by.by_owner;
         lent.added |= added;
     }
 
-    fn remove(&mut self, name: &PortName, address: IpAddr) {
-        let Some(lent) = self.leases.remove(&(address, name.clone())) else {
+    /// One of the two by which an address has a name is over.
+    fn end(&mut self, name: PortName, address: IpAddr, over: impl FnOnce(&mut Lent)) {
+        let key = (address, name);
+        let Some(lent) = self.leases.get_mut(&key) else {
             return;
         };
+        over(lent);
+        if lent.leased || lent.heard {
+            return;
+        }
+        let lent = *lent;
+        self.leases.remove(&key);
+        self.remove(&key.1, address, lent);
+    }
+
+    fn remove(&mut self, name: &PortName, address: IpAddr, lent: Lent) {
         let Some(full) = self.in_domain(name) else {
             return;
         };

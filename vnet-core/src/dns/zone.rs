@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::wire::{NameBuf, is_under, parent, rtype};
 use super::{LOCAL_TTL, reverse};
-use crate::model::{Dns, Dnssec, Forward, Network, RaMode, TrustAnchor, Upstream, World};
+use crate::model::{Dns, Dnssec, Forward, GATEWAY, Network, RaMode, TrustAnchor, Upstream, World};
 use crate::types::{DomainName, IpNet, Mac, NetworkName};
 
 /// An owned name in lower-case wire form.
@@ -131,7 +131,7 @@ impl Zone {
         zone.add_documented(network);
         zone.add_records(network);
         zone.add_guests(world, network);
-        for label in ["gateway", "_gateway"] {
+        for label in GATEWAY {
             let gateways = zone.gateways.clone();
             zone.give(&label.parse().ok()?, &gateways, Claim::Document);
         }

@@ -30,14 +30,23 @@ pub mod watch;
 mod worker;
 
 use std::io;
+use std::net::Ipv6Addr;
 
 pub use neighbour::Neighbour;
 pub use survey::{Overlap, Taken};
 
 use crate::firewall::{Change, batch};
 use crate::plan::{Host, HostState, Scope, Step, StepError};
-use crate::types::IfName;
+use crate::types::{IfName, PortName};
 use worker::Desk;
+
+/// The host's own name, without its domain.
+#[must_use]
+pub fn own_name() -> Option<PortName> {
+    let host = rustix::system::uname();
+    let name = host.nodename().to_str().ok()?;
+    name.split('.').next()?.parse().ok()
+}
 
 /// The kernel of the network namespace that it was made in.
 #[derive(Clone)]
@@ -74,6 +83,19 @@ impl Kernel {
     pub async fn neighbours(&self, dev: &IfName) -> Result<Vec<Neighbour>, StepError> {
         let dev = dev.clone();
         self.desk.run(move |worker| worker.neighbours(&dev)).await?
+    }
+
+    /// Has the kernel ask whether these addresses are there; what it learns is heard by
+    /// [`neighbour_watch::NeighbourWatch`].
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub async fn ask_for(&self, dev: &IfName, addresses: Vec<Ipv6Addr>) -> Result<(), StepError> {
+        let dev = dev.clone();
+        let asked = self
+            .desk
+            .run(move |worker| worker.ask_for(&dev, &addresses));
+        asked.await?
     }
 
     /// Changes the firewall in one transaction: plain elements at once, all else by nft.

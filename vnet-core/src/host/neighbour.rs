@@ -4,12 +4,13 @@
     reason = "the kernel's enums are not ours, and grow"
 )]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
-use rtnetlink::packet_route::RouteNetlinkMessage as Message;
+use rtnetlink::packet_core::NLM_F_CREATE;
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::worker::{Failure, Worker};
 use crate::types::{IfName, Mac};
@@ -40,6 +41,23 @@ impl Worker {
                 _ => None,
             })
             .collect())
+    }
+
+    /// Has the kernel ask whether these are there, as if something were to be sent to them; whom it heard just now it
+    /// believes.
+    pub(super) fn ask_for(&mut self, dev: &IfName, addresses: &[Ipv6Addr]) -> Result<(), Failure> {
+        let index = self.index(dev)?;
+        for address in addresses {
+            let mut message = NeighbourMessage::default();
+            message.header.family = AddressFamily::Inet6;
+            message.header.ifindex = index;
+            message.header.flags = NeighbourFlags::Use;
+            let to = NeighbourAddress::Inet6(*address);
+            message.attributes = vec![NeighbourAttribute::Destination(to)];
+            self.socket
+                .command(Message::NewNeighbour(message), NLM_F_CREATE)?;
+        }
+        Ok(())
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Heard {
     Here(IfName, Neighbour),
     /// Nobody answers for an address any more.
     Gone(IfName, IpAddr),
+    /// The kernel keeps an address in mind no longer, whether it is there or not.
+    Forgotten(IfName, IpAddr),
     /// Messages were lost: ask for the whole table.
     Resync,
 }
@@ -79,14 +81,19 @@ impl NeighbourWatch {
     }
 
     fn read(&self, piece: &[u8]) -> Option<Heard> {
-        let message = match NetlinkMessage::<Message>::deserialize(piece).ok()?.payload {
-            NetlinkPayload::InnerMessage(Message::NewNeighbour(message)) => message,
+        let (message, forgotten) = match NetlinkMessage::<Message>::deserialize(piece).ok()?.payload
+        {
+            NetlinkPayload::InnerMessage(Message::NewNeighbour(message)) => (message, false),
+            NetlinkPayload::InnerMessage(Message::DelNeighbour(message)) => (message, true),
             NetlinkPayload::Overrun(_) => return Some(Heard::Resync),
             _ => return None,
         };
         let index = message.header.ifindex;
         let dev = netdevice::index_to_name(&self.names, index).ok()?;
         let dev = dev.parse().ok()?;
+        if forgotten {
+            return Some(Heard::Forgotten(dev, address(&message)?));
+        }
         match message.header.state {
             // The kernel has forgotten the MAC by then.
             NeighbourState::Failed => Some(Heard::Gone(dev, address(&message)?)),

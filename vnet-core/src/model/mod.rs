@@ -11,6 +11,7 @@ mod dhcp;
 mod dns;
 mod endpoint;
 mod forward;
+mod names;
 mod network;
 mod options;
 mod options6;
@@ -29,6 +30,7 @@ pub use dhcp::{Circuit, Dhcp4, Dhcp6, DhcpRange4, RaMode, Reservation4, Reservat
 pub use dns::{Dns, Dnssec, HostRecord, Upstream};
 pub use endpoint::{Endpoint, Transport};
 pub use forward::{Forward, ForwardKind, HostAccess, Nat};
+pub(crate) use names::{GATEWAY, HARMFUL};
 pub use network::{Network, Route4};
 pub(crate) use options::unhex;
 pub use options::{

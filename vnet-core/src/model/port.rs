@@ -160,6 +160,9 @@ pub struct Port {
     pub ipv4: Vec<Ipv4Addr>,
     /// The IPv6 addresses that are the guest's alone.
     pub ipv6: Vec<Ipv6Addr>,
+    /// Those of them that were asked for: they stay in whatever mode their subnet is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked6: Vec<Ipv6Addr>,
     /// Whether the guest is held to its MAC and addresses and kept from playing server.
     pub guard: bool,
     /// Whether it may not reach the other isolated ports.

@@ -13,6 +13,8 @@ pub struct World {
     pub active: BTreeSet<NetworkName>,
     /// Every port, of started and stopped networks alike.
     pub ports: BTreeMap<PortKey, Port>,
+    /// The host's own name, which no guest takes.
+    pub host: Option<PortName>,
 }
 
 /// Two things that cannot both be: what was asked for, and what stands in its way.

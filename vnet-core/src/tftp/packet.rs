@@ -47,6 +47,8 @@ pub enum Refused {
     TooLong,
     /// There is no such file for clients.
     NotFound,
+    /// The folder cannot be opened.
+    NoFolder,
     /// Too many transfers.
     Busy,
 }
@@ -61,6 +63,7 @@ impl Refused {
             Self::Mode => Some(error(0, "only modes octet and netascii are served")),
             Self::TooLong => Some(error(0, "too long for mode netascii: use octet")),
             Self::NotFound => Some(error(1, "no such file")),
+            Self::NoFolder => Some(error(0, "the server's folder cannot be opened")),
             Self::Busy => Some(error(0, "too many transfers: try again")),
         }
     }

@@ -121,6 +121,7 @@ fn port(doc: PortDoc) -> Port {
         mac: doc.mac.parse().expect("a MAC"),
         ipv4: doc.ipv4,
         ipv6: doc.ipv6,
+        asked6: Vec::new(),
         guard: doc.guard,
         isolated: doc.isolated,
     }
@@ -175,6 +176,7 @@ pub(crate) fn nth_port(networks: u32, p: u32) -> Port {
         mac: vnet_core::types::Mac::virtual_machine([a, b, c]),
         ipv4: vec![Ipv4Addr::from(0x0a00_0000 + n * 256 + host)],
         ipv6: Vec::new(),
+        asked6: Vec::new(),
         guard: true,
         isolated: false,
     }

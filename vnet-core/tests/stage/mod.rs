@@ -82,6 +82,7 @@ impl Stage {
             mac: words[2].parse().unwrap(),
             ipv4: words[3].parse().into_iter().collect(),
             ipv6: words[3].parse().into_iter().collect(),
+            asked6: Vec::new(),
             guard: words.contains(&"guard"),
             isolated: false,
             queues: 1,

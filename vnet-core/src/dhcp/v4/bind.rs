@@ -40,7 +40,11 @@ impl Server {
             }
             // A client that says no name this time keeps the one it has.
             if guest.said.is_none() {
-                record.hostname = record.hostname.take().or_else(|| old.hostname.clone());
+                let kept = || {
+                    let name = old.hostname.as_ref();
+                    name.filter(|name| !self.directory.is_anothers(name, guest))
+                };
+                record.hostname = record.hostname.take().or_else(|| kept().cloned());
             }
             before = Some(old.clone());
         }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::code;
+use crate::dhcp::reserved::withheld;
 use crate::dhcp::{Reserved, reserved6};
 use crate::lease::Pool;
 use crate::model::{
@@ -18,7 +19,7 @@ pub struct Scope {
     pub subnets: Vec<Subnet>,
     /// The network's ports, by the guest's MAC.
     pub members: BTreeMap<Mac, Member>,
-    /// Names that IPv6 reservations have.
+    /// Names that IPv6 reservations have, and those that are no guest's to choose.
     pub reserved: Vec<Reserved>,
     /// The domain of the guests' names.
     pub domain: Option<DomainName>,
@@ -83,7 +84,7 @@ impl Scope {
             network: name.clone(),
             subnets: subnets.collect(),
             members: members.collect(),
-            reserved: reserved6(network).collect(),
+            reserved: reserved6(network).chain(withheld(world, network)).collect(),
             domain: network.domain.clone(),
             addresses: network.subnets4.iter().map(|s| s.address).collect(),
         })

@@ -180,13 +180,17 @@ impl Server {
     ) -> Result<Verdict, Reason> {
         let wanted = message.address(code::REQUESTED_ADDRESS);
         let (subnet, address) = self.choose(message, guest, wanted)?;
-        // RFC 4039: a client that asks for it gets its address in two messages.
-        if message.option(code::RAPID_COMMIT).is_some() {
-            return Ok(self.grant(now, from, message, guest, (subnet, address)));
-        }
         let ours = self.desk.book.slot(IpAddr::V4(address));
         let is_held = matches!(ours, Some(Slot::Held(_)));
         let is_offered = matches!(ours, Some(Slot::Offered(_)));
+        // Proven free: a port's own address, one that the client holds, one asked about already; beyond a relay
+        // nobody could answer.
+        let relayed = message.giaddr != Ipv4Addr::UNSPECIFIED;
+        let proven = guest.is_member || is_held || is_offered || relayed;
+        // RFC 4039 section 3.1: a client that asks for it gets its address in two messages, or an offer like any other.
+        if proven && message.option(code::RAPID_COMMIT).is_some() {
+            return Ok(self.grant(now, from, message, guest, (subnet, address)));
+        }
         if !is_held {
             let until = now.plus_secs(OFFER_SECONDS);
             let client = guest.client.clone();
@@ -195,10 +199,7 @@ impl Server {
                 .offer(IpAddr::V4(address), client, guest.source, until);
         }
         let reply = self.draft(MessageType::Offer, message, from, guest, (subnet, address));
-        // Proven free: a port's own address, one that the client holds, one asked about already; beyond a relay
-        // nobody could answer.
-        let proven = guest.is_member || is_held || is_offered;
-        if proven || message.giaddr != Ipv4Addr::UNSPECIFIED {
+        if proven {
             return Ok(Verdict::Reply(reply));
         }
         Ok(Verdict::Probe {

@@ -212,17 +212,30 @@ impl Server {
     }
 }
 
-/// What we have not: temporary addresses and prefixes.
+/// What we have not: temporary addresses and prefixes. Who says that it has some is told that we know nothing of them
+/// (RFC 8415 sections 18.3.4, 18.3.5, 18.3.7 and 18.3.8).
 fn put_others(message: &Message<'_>, out: &mut Vec<u8>) {
+    let (no_address, no_prefix) = match message.kind {
+        MessageType::Renew | MessageType::Rebind | MessageType::Release | MessageType::Decline => {
+            (code::NO_BINDING, code::NO_BINDING)
+        }
+        MessageType::Solicit
+        | MessageType::Advertise
+        | MessageType::Request
+        | MessageType::Confirm
+        | MessageType::Reply
+        | MessageType::Reconfigure
+        | MessageType::InformationRequest => (code::NO_ADDRESSES, code::NO_PREFIX),
+    };
     for iaid in message.others(code::IA_TA) {
         let mut data = iaid.to_vec();
-        put_status(&mut data, code::NO_ADDRESSES, "no temporary addresses");
+        put_status(&mut data, no_address, "no temporary addresses");
         put(out, code::IA_TA, &data);
     }
     for iaid in message.others(code::IA_PD) {
         let mut data = iaid.to_vec();
         data.extend_from_slice(&[0; 8]);
-        put_status(&mut data, code::NO_PREFIX, "no prefixes");
+        put_status(&mut data, no_prefix, "no prefixes");
         put(out, code::IA_PD, &data);
     }
 }

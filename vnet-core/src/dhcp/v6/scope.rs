@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::{SERVERS, SITE_SERVERS, code};
 use crate::dhcp::ra::{resolvers, wire_name};
+use crate::dhcp::reserved::withheld;
 use crate::dhcp::{Reserved, reserved4};
 use crate::lease::Pool;
 use crate::model::{Boot, Network, RaMode, Reservation6, Subnet6, World};
@@ -23,7 +24,7 @@ pub struct Scope {
     pub subnets: Vec<Subnet>,
     /// The network's ports, by the guest's MAC.
     pub members: BTreeMap<Mac, Member>,
-    /// Names that IPv4 reservations have.
+    /// Names that IPv4 reservations have, and those that are no guest's to choose.
     pub reserved: Vec<Reserved>,
     /// Whether guests make addresses of their own somewhere on the link: then a guard holds them to no list.
     pub roaming: bool,
@@ -99,7 +100,7 @@ impl Scope {
                 .collect(),
             subnets,
             members: members.collect(),
-            reserved: reserved4(network).collect(),
+            reserved: reserved4(network).chain(withheld(world, network)).collect(),
             roaming: network
                 .subnets6
                 .iter()

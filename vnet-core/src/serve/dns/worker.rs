@@ -25,7 +25,7 @@ use super::resolv::ResolvConf;
 use super::{Command, Setup};
 use crate::dns::slab::Slab;
 use crate::dns::{Directory, Limits, Resolver};
-use crate::types::NetworkName;
+use crate::types::{DomainName, NetworkName};
 
 /// How often idle sockets and connections are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -120,9 +120,7 @@ impl Worker {
             cache: setup.cache.unwrap_or(limits.cache),
             ..limits
         };
-        let host = rustix::system::uname();
-        let host = host.nodename().to_str().ok();
-        let host = host.and_then(|name| name.split('.').next()?.parse().ok());
+        let host = crate::host::own_name().map(DomainName::from);
         let mut worker = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             inbox,
