@@ -14,6 +14,7 @@ use super::directory::{Directory, GroupId, NameChange};
 use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Outcome, Waiter, Way};
 use super::response::{Age, Private, Response};
 use super::servers::{ServerId, Target};
+use super::shares::Holder;
 use super::wire::{self, NameBuf, Query, Reject, ede, flag, rcode};
 use crate::types::NetworkName;
 pub use checking::Checked;
@@ -335,7 +336,7 @@ impl Resolver {
             Err(stale) => stale,
         };
         let servers = self.servers(group);
-        let waiter = asker.waiter(query);
+        let waiter = asker.waiter(&self.directory, query);
         let asked = self
             .forwarder
             .ask(now, dice, &servers, key.as_bytes(), query, waiter, stale);
@@ -509,10 +510,11 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    fn waiter(&self, query: &Query<'_>) -> Waiter {
+    fn waiter(&self, directory: &Directory, query: &Query<'_>) -> Waiter {
         Waiter {
             way: self.way,
             network: self.from.network,
+            holder: Holder::of(directory, self.from.network, self.from.address),
             client: self.from.address,
             host: self.from.host,
             private: self.private,

@@ -394,6 +394,62 @@ fn one_asker_cannot_take_all() {
     assert_eq!(host.resolver.stats(host.now).total.limited, 1);
 }
 
+/// A guest that makes its addresses has as many as it likes.
+#[test]
+fn all_addresses_of_a_guest_are_one_asker() {
+    let asked = |host: &mut Host, client: &str, name: &str| {
+        let from = host.from("lab", client);
+        let way = Way::Udp(0, SocketAddr::new(from.address, 4000));
+        let reply = host.handle(&from, way, &query(&format!("{name}.example. A")));
+        if reply.is_empty() {
+            "later".to_owned()
+        } else {
+            text(&reply)
+        }
+    };
+    let heard = |host: &mut Host, name: &str, address: &str| {
+        let change = NameChange {
+            name: name.parse().unwrap(),
+            address: address.parse().unwrap(),
+            change: Change::Added,
+        };
+        host.resolver.change(&Host::network("lab"), &change);
+    };
+    let most = Limits::default().per_client;
+    // Nobody knows whose they are: one for all of them.
+    let mut host = Host::new();
+    for i in 0..most {
+        assert_eq!(
+            asked(&mut host, &format!("fd94:1::1:{i:x}"), &format!("n{i}")),
+            "later"
+        );
+    }
+    assert!(asked(&mut host, "fd94:1::2:1", "more").starts_with("Refused"));
+    assert_eq!(asked(&mut host, "fd94:2::2:1", "elsewhere"), "later");
+    assert_eq!(asked(&mut host, "10.94.1.51", "other"), "later");
+    // Whose they are is known: of whom they are.
+    heard(&mut host, "mail", "fd94:1::2:1");
+    assert_eq!(asked(&mut host, "fd94:1::2:1", "more"), "later");
+    let mut host = Host::new();
+    for last in 60..80 {
+        heard(&mut host, "mail", &format!("10.94.1.{last}"));
+        heard(&mut host, "mail", &format!("fd94:1::3:{last}"));
+    }
+    for i in 0..most {
+        let client = match i % 2 {
+            0 => format!("10.94.1.{}", 60 + i % 20),
+            _ => format!("fd94:1::3:{}", 60 + i % 20),
+        };
+        assert_eq!(
+            asked(&mut host, &client, &format!("n{i}")),
+            "later",
+            "{client}"
+        );
+    }
+    assert!(asked(&mut host, "10.94.1.60", "more").starts_with("Refused"));
+    assert_eq!(asked(&mut host, "fd94:1::4:1", "other"), "later");
+}
+
 #[test]
 fn the_cache_stays_within_its_bytes() {
     let world = world();

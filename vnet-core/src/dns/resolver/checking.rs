@@ -15,11 +15,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::super::answer::From;
 use super::super::cache::Key;
 use super::super::directory::{AnchorsId, GroupId};
 use super::super::forwarder::{Declined, Dice, Effect, Outcome, Question, Waiter, Way};
 use super::super::response::Response;
-use super::super::shares::{Holder, Share, Shares};
+use super::super::shares::{Share, Shares};
 use super::super::slab::Slab;
 use super::super::wire::{HEADER, IN, Query, flag, put_opt, put_u16};
 use super::{Asker, Resolver, declined};
@@ -69,8 +70,8 @@ impl Default for Checks {
 struct Check {
     key: Box<[u8]>,
     group: GroupId,
-    holder: Holder,
-    host: bool,
+    /// Who asked first.
+    from: From,
     generation: u64,
     waiters: Vec<(Waiter, Share)>,
 }
@@ -88,27 +89,26 @@ impl Checks {
         group: GroupId,
         waiter: Waiter,
     ) -> Result<Option<u64>, Declined> {
-        let holder = Holder {
-            network: waiter.network,
-            address: waiter.client,
-        };
         let open = self.by_key.get(key).copied();
         if let Some(check) = open.and_then(|slot| self.open.get_mut(slot)) {
             // The host's own resolver asks what it was asked: it came back.
             if waiter.host {
                 return Err(Declined::Loop);
             }
-            let share = self.shares.take(holder).ok_or(Declined::Busy)?;
+            let share = self.shares.take(&waiter.holder).ok_or(Declined::Busy)?;
             check.waiters.push((waiter, share));
             return Ok(None);
         }
-        let share = self.shares.take(holder).ok_or(Declined::Busy)?;
+        let share = self.shares.take(&waiter.holder).ok_or(Declined::Busy)?;
         self.generation += 1;
         let slot = self.open.insert(Check {
             key: key.into(),
             group,
-            holder,
-            host: waiter.host,
+            from: From {
+                network: waiter.network,
+                address: waiter.client,
+                host: waiter.host,
+            },
             generation: self.generation,
             waiters: vec![(waiter, share)],
         });
@@ -144,7 +144,8 @@ impl Resolver {
             return;
         }
         let counters = &mut self.counters[asker.from.network.index()];
-        match self.checks.wait(key.as_bytes(), group, asker.waiter(query)) {
+        let waiter = asker.waiter(&self.directory, query);
+        match self.checks.wait(key.as_bytes(), group, waiter) {
             Ok(ticket) => {
                 counters.forwarded += 1;
                 let Some(ticket) = ticket else { return };
@@ -176,11 +177,7 @@ impl Resolver {
         else {
             return Some(out);
         };
-        let from = super::From {
-            network: check.holder.network,
-            address: check.holder.address,
-            host: check.host,
-        };
+        let from = check.from;
         let group = check.group;
         let asker = Asker {
             from: &from,
