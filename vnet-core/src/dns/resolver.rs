@@ -302,13 +302,15 @@ impl Resolver {
     /// When [`Resolver::tick`] has something to do.
     #[must_use]
     pub fn due(&self) -> Option<u64> {
-        self.forwarder.due()
+        let all = [self.forwarder.due(), self.checks.due()];
+        all.into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn tick(&mut self, now: u64, dice: Dice<'_>) {
         self.forwarder.tick(now, dice);
         self.settle(now);
+        self.give_up(now);
     }
 
     /// The next thing to send to an upstream.
