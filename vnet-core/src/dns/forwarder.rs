@@ -104,7 +104,6 @@ impl Forwarder {
         waiter: Waiter,
         has_stale: bool,
     ) -> Result<(), Declined> {
-        let tcp = waiter.way.is_wide();
         if let Some(slot) = self.by_key.get(key).copied() {
             return self.join(slot, waiter);
         }
@@ -130,7 +129,7 @@ impl Forwarder {
             sends: 0,
             due: now,
             stale_at: has_stale.then_some(now + STALE_AFTER),
-            deadline: now + DEADLINE + if tcp { TCP_WAIT } else { 0 },
+            deadline: now + DEADLINE,
             failure: None,
             generation: self.generation,
         });
