@@ -301,6 +301,32 @@ fn rfc1035_4_1_1_and_rfc6891_shapes() {
     );
 }
 
+#[test]
+fn rfc6891_7_what_is_not_answered_is_told_in_kind() {
+    use hickory_proto::rr::{RData, Record};
+    let mut host = Host::new();
+    let from = host.from("lab", "10.94.1.50");
+    let way = Way::Udp(0, "10.94.1.50:4000".parse().unwrap());
+    let mut told = |kind: RecordType, change: &dyn Fn(&mut Message)| {
+        let mut message = Message::from_vec(&query("lab.test. A +edns=1232")).unwrap();
+        message.queries[0].set_query_type(kind);
+        change(&mut message);
+        let reply = host.handle(&from, way, &message.to_vec().unwrap());
+        let read = Message::from_vec(&reply).unwrap();
+        assert_eq!(read.metadata.op_code, message.metadata.op_code);
+        assert_eq!(read.queries, message.queries, "{kind}");
+        text(&reply)
+    };
+    let soa = RData::try_from_str(RecordType::SOA, "a. b. 1 2 3 4 5").unwrap();
+    let soa = Record::from_rdata(Name::from_ascii("lab.test.").unwrap(), 0, soa);
+    // RFC 1995 section 3.
+    let since = |message: &mut Message| _ = message.add_authority(soa.clone());
+    assert_eq!(told(RecordType::IXFR, &since), "NotImp edns |  | ");
+    assert_eq!(told(RecordType::A, &since), "FormErr edns |  | ");
+    let update = |message: &mut Message| message.metadata.op_code = OpCode::Update;
+    assert_eq!(told(RecordType::SOA, &update), "NotImp edns |  | ");
+}
+
 /// The upstream's answer to a message: these records.
 fn answer(message: &[u8], records: &[&str]) -> Vec<u8> {
     use hickory_proto::rr::{RData, Record};
