@@ -45,18 +45,18 @@ impl<'n> Netd<'n> {
 
     /// The same with more arguments.
     pub fn start_with(ns: &'n Ns, args: &[&str]) -> anyhow::Result<Self> {
-        Self::at_level(ns, &[], args, "debug")
+        Self::at_level(ns, &[], args, "info")
     }
 
     /// The same under a program that limits what it may do, and then becomes it (`setpriv`).
     pub fn start_under(ns: &'n Ns, under: &[&str]) -> anyhow::Result<Self> {
-        Self::at_level(ns, under, &[], "debug")
+        Self::at_level(ns, under, &[], "info")
     }
 
     fn at_level(ns: &'n Ns, under: &[&str], args: &[&str], level: &str) -> anyhow::Result<Self> {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let (under, args) = (owned(under), owned(args));
-        let level = std::env::var("NETD_LOG").unwrap_or_else(|_| level.to_owned());
+        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
         let mut netd = Self {
             ns,
             scratch: Scratch::new("netd")?,
@@ -89,7 +89,7 @@ impl<'n> Netd<'n> {
             .arg("--run-dir")
             .arg(self.run_dir())
             .args(&self.args);
-        command.env("NETD_LOG", &self.level);
+        command.env("RUST_LOG", &self.level);
         let mut process = self.ns.spawn_command(command)?;
         let answer = wait_for("netd's socket", DAEMON, || match process.ended() {
             // No use to wait any longer, but the log is wanted.
@@ -207,7 +207,7 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe()?;
     let target = here
         .ancestors()
-        .find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
+        .find(|folder| folder.ends_with("info") || folder.ends_with("release"));
     let target = target
         .and_then(Path::parent)
         .context("not run by cargo; set VNET_BIN_DIR")?;

@@ -1,9 +1,10 @@
 //! Clients over TCP that read nothing, say nothing more, or talk nonsense; and what upstreams see of large answers.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use tests::dns::{DnsHost, Upstream};
 use tests::{Ns, tool, wait_for};
 
@@ -239,5 +240,47 @@ fn rfc7766_6_2_2_large_answers_share_a_connection() -> anyhow::Result<()> {
     }
     let open = upstream.ns.sh("ss -Htn state established sport = 53")?;
     assert_eq!(open.lines().count(), 1, "{open}");
+    Ok(())
+}
+
+/// A guest that makes its addresses has as many as it likes, and one guest's share of connections.
+#[test]
+fn a_guest_of_many_addresses_leaves_connections_to_others() -> anyhow::Result<()> {
+    let test = "dns_clients::a_guest_of_many_addresses_leaves_connections_to_others";
+    if !tool::ready(test, &[]) {
+        return Ok(());
+    }
+    let mut host = DnsHost::new("dnshost", "")?;
+    let six = "[[subnet]]\naddress = \"fd94:1::1/64\"\n";
+    assert_eq!(host.network(&(lab() + six))?, []);
+    let (greedy, other) = (
+        host.guest("br1", "greedy", "10.94.1.50/24")?,
+        host.guest("br1", "other", "10.94.1.51/24")?,
+    );
+    let mut held = Vec::new();
+    for last in 0..13 {
+        let own = format!("fd94:1::1:{last:x}");
+        greedy.ip(&format!("addr add {own}/64 dev eth0 nodad"))?;
+        let own = SocketAddr::new(own.parse()?, 0);
+        for _ in 0..64 {
+            let socket = greedy.enter(|| {
+                let socket = Socket::new(Domain::IPV6, Type::STREAM, None)?;
+                socket.bind(&own.into())?;
+                let to: SocketAddr = "[fd94:1::1]:53".parse().expect("an address");
+                socket.connect(&to.into()).map(|()| socket)
+            })??;
+            held.push(TcpStream::from(socket));
+        }
+    }
+    let mut served = 0;
+    for socket in &mut held {
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let asked = socket.write_all(&question(7, "big.lab.test"));
+        served += usize::from(asked.is_ok() && answer(socket).is_ok());
+    }
+    assert_eq!(served, 64);
+    let mut socket = connect(&other)?;
+    socket.write_all(&question(9, "big.lab.test"))?;
+    assert_eq!(answer(&mut socket)?, (9, 200));
     Ok(())
 }

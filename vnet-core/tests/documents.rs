@@ -199,6 +199,19 @@ fn what_is_wrong_about_records_is_said() {
              { name = \"a\", type = \"TXT\", value = \"x\" }",
             vec!["dns.record[0]"],
         ),
+        (
+            "{ name = \"a\", type = \"SOA\", value = \"x\" },
+             { name = \"a\", type = \"TYPE41\", value = \"\\\\# 0\" },
+             { name = \"@\", type = \"A\", value = \"x\" },
+             { name = \"*\", type = \"A\", value = \"10.0.0.1\" }",
+            vec![
+                "dns.record[0].type",
+                "dns.record[1].type",
+                "dns.record[2].name",
+                "dns.record[2].value",
+                "dns.record[3].name",
+            ],
+        ),
     ] {
         assert_eq!(places(&format!("{base}{records}\n]\n")), at);
     }

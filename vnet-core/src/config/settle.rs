@@ -347,10 +347,11 @@ const LONGEST_TTL: u32 = 604_800;
 fn record(i: usize, doc: &RecordDoc, check: &mut Check) -> Option<Record> {
     let at = format!("dns.record[{i}]");
     let name = check.parse(format!("{at}.name"), &doc.name);
-    let data = check.take(
-        format!("{at}.value"),
-        RecordData::new(&doc.r#type, &doc.value),
-    );
+    let kind = check.take(format!("{at}.type"), RecordData::check_kind(&doc.r#type));
+    let data = kind.and_then(|()| {
+        let data = RecordData::new(&doc.r#type, &doc.value);
+        check.take(format!("{at}.value"), data)
+    });
     if doc.ttl.is_some_and(|ttl| ttl > LONGEST_TTL) {
         check.wrong(
             format!("{at}.ttl"),

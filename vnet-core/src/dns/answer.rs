@@ -69,7 +69,7 @@ pub enum Refusal {
 }
 
 /// Longest chain of aliases.
-const ALIASES: usize = 8;
+const ALIASES: usize = 16;
 
 impl Directory {
     /// Decides about a query, and writes the reply into `out` if it is ours to give. `limit` is the largest reply
@@ -131,8 +131,13 @@ impl<'a> Page<'a> {
             let owner = self.owner(entry.name);
             reply.record(Section::Answer, owner, rtype::CNAME, cname.ttl, &cname.data);
             passed.push(entry.name);
-            if passed.contains(&&*cname.data) || passed.len() > ALIASES {
+            if passed.contains(&&*cname.data) {
                 reply.finish(self.flags(), rcode::NO_ERROR);
+                return Answer::Local;
+            }
+            // What is not followed to its end is not told to have nothing.
+            if passed.len() > ALIASES {
+                reply.finish(self.flags(), rcode::SERV_FAIL);
                 return Answer::Local;
             }
             match self.known(&cname.data) {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use super::response::Response;
 use super::servers::{ServerId, Servers};
-use super::shares::{Holder, Share, Shares};
+use super::shares::{Share, Shares};
 use super::slab::Slab;
 use asking::{Asking, Attempt, Manner, With};
 use late::Late;
@@ -104,13 +104,8 @@ impl Forwarder {
         waiter: Waiter,
         has_stale: bool,
     ) -> Result<(), Declined> {
-        let holder = Holder {
-            network: waiter.network,
-            address: waiter.client,
-        };
-        let tcp = waiter.way.is_wide();
         if let Some(slot) = self.by_key.get(key).copied() {
-            return self.join(slot, waiter, holder);
+            return self.join(slot, waiter);
         }
         if servers.is_empty() {
             return Err(Declined::Nobody);
@@ -119,7 +114,7 @@ impl Forwarder {
         if self.asking.len() >= self.limits.in_flight {
             return Err(Declined::Busy);
         }
-        let share = self.shares.take(holder).ok_or(Declined::Busy)?;
+        let share = self.shares.take(&waiter.holder).ok_or(Declined::Busy)?;
         self.generation += 1;
         let slot = self.asking.insert(Asking {
             key: key.into(),
@@ -134,7 +129,7 @@ impl Forwarder {
             sends: 0,
             due: now,
             stale_at: has_stale.then_some(now + STALE_AFTER),
-            deadline: now + DEADLINE + if tcp { TCP_WAIT } else { 0 },
+            deadline: now + DEADLINE,
             failure: None,
             generation: self.generation,
         });
@@ -143,7 +138,7 @@ impl Forwarder {
         Ok(())
     }
 
-    fn join(&mut self, slot: usize, waiter: Waiter, holder: Holder) -> Result<(), Declined> {
+    fn join(&mut self, slot: usize, waiter: Waiter) -> Result<(), Declined> {
         let Some(asking) = self.asking.get_mut(slot) else {
             return Err(Declined::Busy);
         };
@@ -156,7 +151,7 @@ impl Forwarder {
         if waiter.host || asking.attempts.iter().any(asked) {
             return Err(Declined::Loop);
         }
-        let share = self.shares.take(holder).ok_or(Declined::Busy)?;
+        let share = self.shares.take(&waiter.holder).ok_or(Declined::Busy)?;
         asking.waiters.push((waiter, share));
         Ok(())
     }

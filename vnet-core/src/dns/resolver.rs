@@ -14,6 +14,7 @@ use super::directory::{Directory, GroupId, NameChange};
 use super::forwarder::{Declined, Dice, Effect, Forwarder, Limits, Outcome, Waiter, Way};
 use super::response::{Age, Private, Response};
 use super::servers::{ServerId, Target};
+use super::shares::Holder;
 use super::wire::{self, NameBuf, Query, Reject, ede, flag, rcode};
 use crate::types::NetworkName;
 pub use checking::Checked;
@@ -301,13 +302,15 @@ impl Resolver {
     /// When [`Resolver::tick`] has something to do.
     #[must_use]
     pub fn due(&self) -> Option<u64> {
-        self.forwarder.due()
+        let all = [self.forwarder.due(), self.checks.due()];
+        all.into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn tick(&mut self, now: u64, dice: Dice<'_>) {
         self.forwarder.tick(now, dice);
         self.settle(now);
+        self.give_up(now);
     }
 
     /// The next thing to send to an upstream.
@@ -335,7 +338,7 @@ impl Resolver {
             Err(stale) => stale,
         };
         let servers = self.servers(group);
-        let waiter = asker.waiter(query);
+        let waiter = asker.waiter(&self.directory, query);
         let asked = self
             .forwarder
             .ask(now, dice, &servers, key.as_bytes(), query, waiter, stale);
@@ -509,10 +512,11 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    fn waiter(&self, query: &Query<'_>) -> Waiter {
+    fn waiter(&self, directory: &Directory, query: &Query<'_>) -> Waiter {
         Waiter {
             way: self.way,
             network: self.from.network,
+            holder: Holder::of(directory, self.from.network, self.from.address),
             client: self.from.address,
             host: self.from.host,
             private: self.private,

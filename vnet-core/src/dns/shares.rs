@@ -3,15 +3,41 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::directory::NetworkId;
+use super::directory::{Directory, NetworkId};
+use super::zone::WireName;
 
 /// Who holds something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Holder {
-    pub(crate) network: NetworkId,
-    pub(crate) address: IpAddr,
+    network: NetworkId,
+    who: Who,
+}
+
+/// Not an address alone: where guests make their own, each has 2^64 of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Who {
+    /// Whose name the address bears.
+    Named(WireName),
+    /// An address without a name.
+    V4(Ipv4Addr),
+    /// All addresses of a /64 that bear no name (yet) are one.
+    V6(u128),
+}
+
+impl Holder {
+    /// Whom an address speaks for that asks a network's gateway.
+    pub(crate) fn of(directory: &Directory, network: NetworkId, address: IpAddr) -> Self {
+        let served = directory.served(network);
+        let name = served.and_then(|s| s.zone.addresses.get(&address));
+        let who = match (name, address) {
+            (Some(name), _) => Who::Named(name.clone()),
+            (None, IpAddr::V4(v4)) => Who::V4(v4),
+            (None, IpAddr::V6(v6)) => Who::V6(v6.to_bits() >> 64),
+        };
+        Self { network, who }
+    }
 }
 
 /// One piece that is held; it is given back by [`Shares::give_back`].
@@ -43,8 +69,8 @@ impl Shares {
 
     /// Takes a piece, if there is one for this holder: a quarter is out of each network's reach, and the last eighth is
     /// for those who hold nothing.
-    pub(crate) fn take(&mut self, holder: Holder) -> Option<Share> {
-        let own = self.of(&holder);
+    pub(crate) fn take(&mut self, holder: &Holder) -> Option<Share> {
+        let own = self.of(holder);
         let all = self.networks.get(&holder.network).copied().unwrap_or(0);
         let most = if own > 0 {
             self.most / 8 * 7
@@ -55,9 +81,9 @@ impl Shares {
             return None;
         }
         self.held += 1;
-        *self.holders.entry(holder).or_default() += 1;
+        *self.holders.entry(holder.clone()).or_default() += 1;
         *self.networks.entry(holder.network).or_default() += 1;
-        Some(Share(holder))
+        Some(Share(holder.clone()))
     }
 
     /// How much somebody holds.
@@ -86,26 +112,24 @@ mod tests {
     use super::*;
 
     fn holder(network: u32, last: u8) -> Holder {
-        Holder {
-            network: NetworkId(network),
-            address: IpAddr::from([10, 0, 0, last]),
-        }
+        let address = IpAddr::from([10, 0, 0, last]);
+        Holder::of(&Directory::default(), NetworkId(network), address)
     }
 
     #[test]
     fn something_is_left_for_others() {
         let mut shares = Shares::new(16, 8);
-        let mut held: Vec<Share> = (0..20).map_while(|_| shares.take(holder(1, 1))).collect();
+        let mut held: Vec<Share> = (0..20).map_while(|_| shares.take(&holder(1, 1))).collect();
         assert_eq!(held.len(), 8, "one holder");
-        held.extend((0..20).map_while(|_| shares.take(holder(1, 2))));
+        held.extend((0..20).map_while(|_| shares.take(&holder(1, 2))));
         assert_eq!(held.len(), 12, "one network");
-        assert!(shares.take(holder(1, 3)).is_none());
-        held.extend((0..20).map_while(|_| shares.take(holder(2, 1))));
+        assert!(shares.take(&holder(1, 3)).is_none());
+        held.extend((0..20).map_while(|_| shares.take(&holder(2, 1))));
         assert_eq!(held.len(), 14, "all but the last eighth");
-        held.extend(shares.take(holder(2, 2)));
-        held.extend(shares.take(holder(3, 1)));
+        held.extend(shares.take(&holder(2, 2)));
+        held.extend(shares.take(&holder(3, 1)));
         assert_eq!(held.len(), 16);
-        assert!(shares.take(holder(4, 1)).is_none(), "all");
+        assert!(shares.take(&holder(4, 1)).is_none(), "all");
         for share in held {
             shares.give_back(share);
         }

@@ -301,6 +301,32 @@ fn rfc1035_4_1_1_and_rfc6891_shapes() {
     );
 }
 
+#[test]
+fn rfc6891_7_what_is_not_answered_is_told_in_kind() {
+    use hickory_proto::rr::{RData, Record};
+    let mut host = Host::new();
+    let from = host.from("lab", "10.94.1.50");
+    let way = Way::Udp(0, "10.94.1.50:4000".parse().unwrap());
+    let mut told = |kind: RecordType, change: &dyn Fn(&mut Message)| {
+        let mut message = Message::from_vec(&query("lab.test. A +edns=1232")).unwrap();
+        message.queries[0].set_query_type(kind);
+        change(&mut message);
+        let reply = host.handle(&from, way, &message.to_vec().unwrap());
+        let read = Message::from_vec(&reply).unwrap();
+        assert_eq!(read.metadata.op_code, message.metadata.op_code);
+        assert_eq!(read.queries, message.queries, "{kind}");
+        text(&reply)
+    };
+    let soa = RData::try_from_str(RecordType::SOA, "a. b. 1 2 3 4 5").unwrap();
+    let soa = Record::from_rdata(Name::from_ascii("lab.test.").unwrap(), 0, soa);
+    // RFC 1995 section 3.
+    let since = |message: &mut Message| _ = message.add_authority(soa.clone());
+    assert_eq!(told(RecordType::IXFR, &since), "NotImp edns |  | ");
+    assert_eq!(told(RecordType::A, &since), "FormErr edns |  | ");
+    let update = |message: &mut Message| message.metadata.op_code = OpCode::Update;
+    assert_eq!(told(RecordType::SOA, &update), "NotImp edns |  | ");
+}
+
 /// The upstream's answer to a message: these records.
 fn answer(message: &[u8], records: &[&str]) -> Vec<u8> {
     use hickory_proto::rr::{RData, Record};
@@ -392,6 +418,62 @@ fn one_asker_cannot_take_all() {
         "another is served"
     );
     assert_eq!(host.resolver.stats(host.now).total.limited, 1);
+}
+
+/// A guest that makes its addresses has as many as it likes.
+#[test]
+fn all_addresses_of_a_guest_are_one_asker() {
+    let asked = |host: &mut Host, client: &str, name: &str| {
+        let from = host.from("lab", client);
+        let way = Way::Udp(0, SocketAddr::new(from.address, 4000));
+        let reply = host.handle(&from, way, &query(&format!("{name}.example. A")));
+        if reply.is_empty() {
+            "later".to_owned()
+        } else {
+            text(&reply)
+        }
+    };
+    let heard = |host: &mut Host, name: &str, address: &str| {
+        let change = NameChange {
+            name: name.parse().unwrap(),
+            address: address.parse().unwrap(),
+            change: Change::Added,
+        };
+        host.resolver.change(&Host::network("lab"), &change);
+    };
+    let most = Limits::default().per_client;
+    // Nobody knows whose they are: one for all of them.
+    let mut host = Host::new();
+    for i in 0..most {
+        assert_eq!(
+            asked(&mut host, &format!("fd94:1::1:{i:x}"), &format!("n{i}")),
+            "later"
+        );
+    }
+    assert!(asked(&mut host, "fd94:1::2:1", "more").starts_with("Refused"));
+    assert_eq!(asked(&mut host, "fd94:2::2:1", "elsewhere"), "later");
+    assert_eq!(asked(&mut host, "10.94.1.51", "other"), "later");
+    // Whose they are is known: of whom they are.
+    heard(&mut host, "mail", "fd94:1::2:1");
+    assert_eq!(asked(&mut host, "fd94:1::2:1", "more"), "later");
+    let mut host = Host::new();
+    for last in 60..80 {
+        heard(&mut host, "mail", &format!("10.94.1.{last}"));
+        heard(&mut host, "mail", &format!("fd94:1::3:{last}"));
+    }
+    for i in 0..most {
+        let client = match i % 2 {
+            0 => format!("10.94.1.{}", 60 + i % 20),
+            _ => format!("fd94:1::3:{}", 60 + i % 20),
+        };
+        assert_eq!(
+            asked(&mut host, &client, &format!("n{i}")),
+            "later",
+            "{client}"
+        );
+    }
+    assert!(asked(&mut host, "10.94.1.60", "more").starts_with("Refused"));
+    assert_eq!(asked(&mut host, "fd94:1::4:1", "other"), "later");
 }
 
 #[test]

@@ -3,6 +3,10 @@
 //! Hand-written for the few shapes that make up nearly all traffic. Names are kept in lower-case wire form, so that
 //! comparing and hashing them is comparing and hashing bytes. Whoever needs more uses `hickory-proto`.
 
+mod edns;
+
+pub use edns::Edns;
+
 /// The longest name (RFC 1035 section 2.3.4).
 pub const MAX_NAME: usize = 255;
 /// The length of the header.
@@ -36,6 +40,7 @@ pub mod rtype {
     /// What only those who check signatures need.
     pub const PROOFS: [u16; 3] = [RRSIG, NSEC, NSEC3];
     pub const TKEY: u16 = 249;
+    pub const IXFR: u16 = 251;
     pub const AXFR: u16 = 252;
     pub const ANY: u16 = 255;
 }
@@ -90,6 +95,9 @@ pub mod ede {
 
 /// The class `IN`.
 pub const IN: u16 = 1;
+
+/// The header's opcode, which is 0 for a query.
+const OPCODE: u16 = 0x7800;
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let pair = bytes.get(at..at.checked_add(2)?)?;
@@ -258,17 +266,6 @@ pub fn text(name: &[u8]) -> String {
     }
 }
 
-/// What a client's EDNS record says (RFC 6891 section 6.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Edns {
-    /// The largest UDP message it takes.
-    pub payload: u16,
-    /// The version; only 0 is defined.
-    pub version: u8,
-    /// Whether it wants DNSSEC records (RFC 3225).
-    pub dnssec_ok: bool,
-}
-
 /// One question, checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
@@ -306,28 +303,37 @@ impl<'a> Query<'a> {
     /// Why not, and whether that deserves an answer.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Reject> {
         let word = |at| u16_at(bytes, at).ok_or(Reject::Silent);
-        let (id, flags) = (word(0)?, word(2)?);
-        let counts = [word(4)?, word(6)?, word(8)?, word(10)?];
+        let (flags, counts) = (word(2)?, [word(6)?, word(8)?]);
+        word(10)?;
         if flags & flag::QR != 0 {
             return Err(Reject::Silent);
         }
-        if flags & 0x7800 != 0 {
+        if flags & OPCODE != 0 {
             return Err(Reject::Code(rcode::NOT_IMP));
         }
         let malformed = Reject::Code(rcode::FORM_ERR);
-        let [1, 0, 0, additional] = counts else {
+        let query = Self::read(bytes).ok_or(malformed)?;
+        // RFC 1995 section 3: who asks for what has changed says since when.
+        let since = u16::from(query.rtype == rtype::IXFR);
+        if counts[0] > 0 || counts[1] > since {
             return Err(malformed);
+        }
+        Ok(query)
+    }
+
+    /// A message with one question, whatever is after it.
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let word = |at| u16_at(bytes, at);
+        let (id, flags) = (word(0)?, word(2)?);
+        let [1, answers, authorities, additional] = [word(4)?, word(6)?, word(8)?, word(10)?]
+        else {
+            return None;
         };
-        let (name, next) = NameBuf::read(bytes, HEADER).ok_or(malformed)?;
-        let rtype = u16_at(bytes, next).ok_or(malformed)?;
-        let class = u16_at(bytes, next + 2).ok_or(malformed)?;
+        let (name, next) = NameBuf::read(bytes, HEADER)?;
+        let (rtype, class) = (word(next)?, word(next + 2)?);
         let question_end = next + 4;
-        let edns = if additional == 0 {
-            None
-        } else {
-            edns(bytes, question_end, additional).ok_or(malformed)?
-        };
-        Ok(Self {
+        let before = answers.checked_add(authorities)?;
+        Some(Self {
             bytes,
             id,
             flags,
@@ -335,7 +341,7 @@ impl<'a> Query<'a> {
             rtype,
             class,
             question_end,
-            edns,
+            edns: edns::read(bytes, question_end, before, additional)?,
         })
     }
 
@@ -365,31 +371,6 @@ impl<'a> Query<'a> {
             usize::from(e.payload).clamp(UDP_CLASSIC, UDP_LIMIT)
         })
     }
-}
-
-/// The OPT record among the additional ones: at most one, owned by the root. `None` is malformed.
-fn edns(bytes: &[u8], mut at: usize, count: u16) -> Option<Option<Edns>> {
-    const MOST: u16 = 8;
-    if count > MOST {
-        return None;
-    }
-    let mut found = None;
-    for _ in 0..count {
-        let record = record_at(bytes, at)?;
-        if record.rtype == rtype::OPT {
-            if found.is_some() || bytes.get(at) != Some(&0) {
-                return None;
-            }
-            let [_, version, flags, _] = record.ttl.to_be_bytes();
-            found = Some(Edns {
-                payload: record.class,
-                version,
-                dnssec_ok: flags & 0x80 != 0,
-            });
-        }
-        at = record.end;
-    }
-    Some(found)
 }
 
 /// One record of a message, by its places.
@@ -570,8 +551,12 @@ pub(crate) fn put_reason(out: &mut Vec<u8>, reason: u16) {
     }
 }
 
-/// A reply to what could not be read as a query: the header alone. The message had at least a header.
+/// A reply to what is no query that we answer: with its question and an OPT record for its own (RFC 6891 section 7) as far
+/// as it can be read, or else the header alone. The message had at least a header.
 pub fn reject(out: &mut Vec<u8>, message: &[u8], code: u8) {
+    if let Some(query) = Query::read(message) {
+        return bare(out, &query, query.flags & OPCODE, code);
+    }
     out.clear();
     out.extend_from_slice(&[0; HEADER]);
     let (Some(id), Some(flags)) = (u16_at(message, 0), u16_at(message, 2)) else {
@@ -581,7 +566,7 @@ pub fn reject(out: &mut Vec<u8>, message: &[u8], code: u8) {
     put_u16(
         out,
         2,
-        flag::QR | flags & (0x7800 | flag::RD) | u16::from(code),
+        flag::QR | flags & (OPCODE | flag::RD) | u16::from(code),
     );
 }
 

@@ -130,11 +130,12 @@ impl Zone {
         let mut zone = Self::empty(network)?;
         zone.add_documented(network);
         zone.add_records(network);
-        zone.add_guests(world, network);
+        // Before the guests: it is also who the zone's SOA names.
         for label in GATEWAY {
             let gateways = zone.gateways.clone();
             zone.give(&label.parse().ok()?, &gateways, Claim::Document);
         }
+        zone.add_guests(world, network);
         zone.add_ancestors();
         Some(zone)
     }

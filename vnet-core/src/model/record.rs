@@ -33,6 +33,19 @@ impl FromStr for RecordName {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
+        // As in a zone file; here a name does not depend on what is above it.
+        match text {
+            "@" => {
+                return Err(Invalid::new(
+                    "write the domain itself for `@`, like `lab.test`",
+                ));
+            }
+            "*" => {
+                let rule = "write `*.` and the domain for `*`, like `*.lab.test`";
+                return Err(Invalid::new(rule));
+            }
+            _ => {}
+        }
         let (wildcard, name) = text
             .strip_prefix("*.")
             .map_or((false, text), |rest| (true, rest));
@@ -134,6 +147,14 @@ impl Kind {
 }
 
 impl RecordData {
+    /// Whether a document may give records of a type.
+    ///
+    /// # Errors
+    /// Which types there are.
+    pub fn check_kind(kind: &str) -> Result<(), Invalid> {
+        Kind::new(kind).map(drop)
+    }
+
     /// From the two words of the document.
     ///
     /// # Errors
@@ -191,7 +212,11 @@ impl RecordData {
         };
         // A text without quotes is one text, whatever spaces it has.
         if kind == RecordType::TXT && !self.value.contains('"') {
-            let chunks = self.value.as_bytes().chunks(255).collect();
+            let mut chunks: Vec<&[u8]> = self.value.as_bytes().chunks(255).collect();
+            // RFC 1035 section 3.3.14: one text at least.
+            if chunks.is_empty() {
+                chunks.push(b"");
+            }
             return RData::TXT(TXT::from_bytes(chunks))
                 .to_bytes()
                 .map_err(|e| e.to_string());
@@ -304,6 +329,15 @@ mod tests {
         );
         let txt = RecordData::new("TXT", "v=spf1 -all").unwrap();
         assert_eq!(txt.wire(None).unwrap(), b"\x0bv=spf1 -all");
+        // RFC 1035 section 3.3.14: a text that is empty is one text.
+        for empty in ["", "  ", "\"\""] {
+            let txt = RecordData::new("TXT", empty).unwrap();
+            assert_eq!(txt.wire(None).unwrap(), b"\0", "{empty}");
+        }
+        for (name, instead) in [("@", "`lab.test`"), ("*", "`*.lab.test`")] {
+            let wrong = name.parse::<RecordName>().unwrap_err().to_string();
+            assert!(wrong.contains(instead), "{wrong}");
+        }
         for (name, relative) in [
             ("_http._tcp", true),
             ("web", true),

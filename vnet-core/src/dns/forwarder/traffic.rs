@@ -7,14 +7,16 @@ use super::super::aliased::Aliased;
 use super::super::directory::{AnchorsId, GroupId, NetworkId};
 use super::super::response::Response;
 use super::super::servers::ServerId;
+use super::super::shares::Holder;
 use crate::model::Endpoint;
 
-/// Bounds that keep one guest from starving the others.
+/// Bounds that keep one guest from starving the others. A guest is known by its name, which all its addresses bear; an IPv4
+/// address without a name is an asker of its own, and all such IPv6 addresses of a /64 are one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Questions in flight, and askers who wait for them, all together.
     pub in_flight: usize,
-    /// Askers of one address waiting at a time.
+    /// Of those, the most for one guest.
     pub per_client: usize,
     /// Bytes of the cache.
     pub cache: usize,
@@ -56,6 +58,8 @@ impl Way {
 pub(in crate::dns) struct Waiter {
     pub(in crate::dns) way: Way,
     pub(in crate::dns) network: NetworkId,
+    /// For whom it counts.
+    pub(in crate::dns) holder: Holder,
     pub(in crate::dns) client: IpAddr,
     /// Whether it is the host itself.
     pub(in crate::dns) host: bool,

@@ -8,13 +8,15 @@
 //!                                          ◀────────────
 //!                  answer ◀──checked(outcome)──┘
 //! ```
-//! Who checks is not here (cryptography takes time, so it is done beside the thread that answers); here is who waits,
-//! what is kept, and how much may go on at once. What is asked for a check is asked as if by who waits for it: loops and
-//! greed are told by the same rules.
+//! Who checks is not here (cryptography takes time, so it is done beside the thread that answers); here is who waits and
+//! how long, what is kept, and how much may go on at once: the checker gets a few of each asker's at a time, the others
+//! wait their turn. What is asked for a check is asked as if by who waits for it: loops and greed are told by the same
+//! rules.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::super::answer::From;
 use super::super::cache::Key;
 use super::super::directory::{AnchorsId, GroupId};
 use super::super::forwarder::{Declined, Dice, Effect, Outcome, Question, Waiter, Way};
@@ -26,6 +28,10 @@ use super::{Asker, Resolver, declined};
 
 /// Those that wait for checks at a time, all together and of one asker.
 const MOST: (usize, usize) = (1_024, 256);
+/// Checks that the checker has at a time, all together and of one asker. It has one thread for all.
+const RUNNING: (usize, usize) = (128, 16);
+/// How long somebody may be kept waiting (milliseconds), whatever the checker does.
+const PATIENCE: u64 = 4_500;
 
 /// What came of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +58,13 @@ pub(super) struct Checks {
     by_key: HashMap<Box<[u8]>, usize>,
     shares: Shares,
     generation: u64,
+    /// Those that the checker has, also when nobody waits for them any more.
+    running: HashMap<u64, Share>,
+    places: Shares,
+    /// Those that wait for a place.
+    queue: VecDeque<(Holder, Question)>,
+    /// When each of them is over at the latest, in order.
+    ends: VecDeque<(u64, u64)>,
 }
 
 impl Default for Checks {
@@ -61,6 +74,10 @@ impl Default for Checks {
             by_key: HashMap::new(),
             shares: Shares::new(MOST.0, MOST.1),
             generation: 0,
+            running: HashMap::new(),
+            places: Shares::new(RUNNING.0, RUNNING.1),
+            queue: VecDeque::new(),
+            ends: VecDeque::new(),
         }
     }
 }
@@ -69,8 +86,8 @@ impl Default for Checks {
 struct Check {
     key: Box<[u8]>,
     group: GroupId,
-    holder: Holder,
-    host: bool,
+    /// Who asked first.
+    from: From,
     generation: u64,
     waiters: Vec<(Waiter, Share)>,
 }
@@ -88,27 +105,26 @@ impl Checks {
         group: GroupId,
         waiter: Waiter,
     ) -> Result<Option<u64>, Declined> {
-        let holder = Holder {
-            network: waiter.network,
-            address: waiter.client,
-        };
         let open = self.by_key.get(key).copied();
         if let Some(check) = open.and_then(|slot| self.open.get_mut(slot)) {
             // The host's own resolver asks what it was asked: it came back.
             if waiter.host {
                 return Err(Declined::Loop);
             }
-            let share = self.shares.take(holder).ok_or(Declined::Busy)?;
+            let share = self.shares.take(&waiter.holder).ok_or(Declined::Busy)?;
             check.waiters.push((waiter, share));
             return Ok(None);
         }
-        let share = self.shares.take(holder).ok_or(Declined::Busy)?;
+        let share = self.shares.take(&waiter.holder).ok_or(Declined::Busy)?;
         self.generation += 1;
         let slot = self.open.insert(Check {
             key: key.into(),
             group,
-            holder,
-            host: waiter.host,
+            from: From {
+                network: waiter.network,
+                address: waiter.client,
+                host: waiter.host,
+            },
             generation: self.generation,
             waiters: vec![(waiter, share)],
         });
@@ -120,11 +136,36 @@ impl Checks {
         let (slot, _) = self.get(ticket)?;
         let check = self.open.remove(slot)?;
         self.by_key.remove(&check.key);
+        if !self.running.contains_key(&ticket) {
+            self.queue.retain(|(_, question)| question.ticket != ticket);
+        }
+        while let Some((_, first)) = self.ends.front()
+            && self.get(*first).is_none()
+        {
+            self.ends.pop_front();
+        }
         let waiters = check.waiters.into_iter().map(|(waiter, share)| {
             self.shares.give_back(share);
             waiter
         });
         Some((check.key, waiters.collect()))
+    }
+
+    /// The next that the checker may have: the first whose asker has a place left.
+    fn next(&mut self) -> Option<Question> {
+        let mut place = None;
+        let at = self.queue.iter().position(|(holder, _)| {
+            place = self.places.take(holder);
+            place.is_some()
+        })?;
+        let (_, question) = self.queue.remove(at)?;
+        self.running.insert(question.ticket, place?);
+        Some(question)
+    }
+
+    /// When the next check is over at the latest.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.ends.front().map(|(end, _)| *end)
     }
 }
 
@@ -144,17 +185,22 @@ impl Resolver {
             return;
         }
         let counters = &mut self.counters[asker.from.network.index()];
-        match self.checks.wait(key.as_bytes(), group, asker.waiter(query)) {
+        let waiter = asker.waiter(&self.directory, query);
+        let holder = waiter.holder.clone();
+        match self.checks.wait(key.as_bytes(), group, waiter) {
             Ok(ticket) => {
                 counters.forwarded += 1;
                 let Some(ticket) = ticket else { return };
-                self.forwarder.effects.push_back(Effect::Check(Question {
+                let question = Question {
                     ticket,
                     name: query.name.as_bytes().into(),
                     rtype: query.rtype,
                     group,
                     anchors,
-                }));
+                };
+                self.checks.ends.push_back((now + PATIENCE, ticket));
+                self.checks.queue.push_back((holder, question));
+                self.hand_over();
             }
             Err(why) => declined(counters, why, query, out),
         }
@@ -176,11 +222,7 @@ impl Resolver {
         else {
             return Some(out);
         };
-        let from = super::From {
-            network: check.holder.network,
-            address: check.holder.address,
-            host: check.host,
-        };
+        let from = check.from;
         let group = check.group;
         let asker = Asker {
             from: &from,
@@ -192,8 +234,31 @@ impl Resolver {
         (!out.is_empty()).then_some(out)
     }
 
-    /// A check is over.
+    fn hand_over(&mut self) {
+        while let Some(question) = self.checks.next() {
+            self.forwarder.effects.push_back(Effect::Check(question));
+        }
+    }
+
+    /// The checker is done with a check. Each that was handed over has to come back, sooner or later.
     pub fn checked(&mut self, now: u64, ticket: u64, outcome: Checked) {
+        self.settle_check(now, ticket, outcome);
+        if let Some(place) = self.checks.running.remove(&ticket) {
+            self.checks.places.give_back(place);
+            self.hand_over();
+        }
+    }
+
+    /// Who has waited long enough is told that there is no knowing: the checker may be busy, or gone.
+    pub(super) fn give_up(&mut self, now: u64) {
+        while self.checks.due().is_some_and(|end| end <= now) {
+            if let Some((_, ticket)) = self.checks.ends.pop_front() {
+                self.settle_check(now, ticket, Checked::Unknown);
+            }
+        }
+    }
+
+    fn settle_check(&mut self, now: u64, ticket: u64, outcome: Checked) {
         let Some((key, waiters)) = self.checks.end(ticket) else {
             return;
         };

@@ -203,6 +203,47 @@ fn a_check_that_comes_back_is_a_loop_and_greed_is_bounded() {
 }
 
 #[test]
+fn nobody_waits_for_a_checker_that_is_busy() {
+    let mut host = Host::new();
+    host.ask("safe", "www.example. A +edns=1232");
+    let question = wanted(&mut host).remove(0);
+    assert_eq!(host.wait(4_400), [""; 0]);
+    assert_eq!(host.wait(200), ["ServFail ra edns |  | "]);
+    assert_eq!(host.resolver.due(), None);
+    let late = checked(&mut host, question.ticket, Checked::Unknown);
+    assert_eq!(late, [""; 0], "told once");
+}
+
+#[test]
+fn one_asker_has_not_all_of_the_checker() {
+    let mut host = Host::new();
+    for i in 0..100 {
+        assert_eq!(host.ask("safe", &format!("n{i}.example. A")), "later");
+    }
+    let running = wanted(&mut host);
+    assert_eq!(running.len(), 16, "of one asker");
+    let other = host.from("safe", "10.94.5.51");
+    let way = Way::Udp(0, SocketAddr::new(other.address, 4000));
+    let later = host.handle(&other, way, &query("other.example. A"));
+    assert!(later.is_empty());
+    assert_eq!(wanted(&mut host).len(), 1, "another is served");
+    // In turn.
+    checked(&mut host, running[3].ticket, Checked::Unknown);
+    let next = wanted(&mut host);
+    assert_eq!(crate::dns::wire::text(&next[0].name), "n16.example");
+    assert_eq!(next.len(), 1);
+    // All are told in time. What the checker is still busy with counts until it is done.
+    assert_eq!(host.wait(4_500).len(), 100);
+    for i in 0..20 {
+        assert_eq!(host.ask("safe", &format!("m{i}.example. A")), "later");
+    }
+    assert_eq!(wanted(&mut host).len(), 0);
+    checked(&mut host, running[0].ticket, Checked::Unknown);
+    let next = wanted(&mut host);
+    assert_eq!(crate::dns::wire::text(&next[0].name), "m0.example");
+}
+
+#[test]
 fn rfc4035_3_2_3_where_an_alias_of_ours_leads_is_checked_and_the_whole_is_not_called_proven() {
     let mut host = Host::new();
     assert_eq!(host.ask("safe", "cdn.safe.test. A +do"), "later");

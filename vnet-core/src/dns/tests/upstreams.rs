@@ -556,3 +556,13 @@ fn a_name_is_explained() {
     let long = "x".repeat(64);
     assert!(host.resolver.explain(0, &network, &long, 1).is_none());
 }
+
+#[test]
+fn nobody_waits_longer_over_tcp() {
+    let mut host = Host::new();
+    let from = host.from("lab", "10.94.1.50");
+    let silent = host.handle(&from, Way::Tcp(0, 1), &query("silent.example. A"));
+    assert!(silent.is_empty());
+    assert_eq!(host.wait(4_400), [""; 0]);
+    assert_eq!(host.wait(200), ["ServFail ra |  | "]);
+}

@@ -13,6 +13,7 @@
 #[cfg(any(feature = "fuzz", test))]
 mod fuzz;
 mod proof;
+mod trap;
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -34,13 +35,15 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, trace};
 
 use super::worker::Worker;
+use crate::dns::wire::ede;
 use crate::dns::{AnchorsId, Checked, GroupId, Question};
 use crate::model::TrustAnchor;
 #[cfg(any(feature = "fuzz", test))]
 pub(crate) use fuzz::door as fuzz;
-use proof::Validator;
+use proof::Trust;
 
-/// How long a check may take: a little less than those who wait for it do.
+/// How long a check may take: a little less than those who wait for it do. Whoever waits is told in time in any case, by the
+/// DNS thread: this thread may be busy.
 const PATIENCE: Duration = Duration::from_millis(4_300);
 /// What may be asked for one check: an honest chain of a long name takes some thirty.
 const MOST_ASKED: u32 = 96;
@@ -194,47 +197,59 @@ impl Drop for End {
 struct Task {
     ticket: u64,
     asked: Cell<u32>,
-    /// Whether something that had to be known was not to be had: then a failure proves nothing.
-    missed: Rc<Cell<bool>>,
+    /// What was not to be had of what had to be known.
+    lacks: Rc<Cell<Lack>>,
+}
+
+/// What keeps a check from being one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Lack {
+    Nothing,
+    /// Nobody said something that had to be known: then a failure proves nothing.
+    Answer,
+    /// Somebody said more than an honest zone would.
+    Measure,
 }
 
 tokio::task_local! {
     static TASK: Task;
 }
 
-type Validators = HashMap<(GroupId, AnchorsId), Validator>;
-
 /// All checks, one task each; those of the same upstreams and keys share what they found out.
 async fn run(mut inbox: mpsc::UnboundedReceiver<Job>, link: Link) {
-    let mut validators: Validators = HashMap::new();
+    let mut trusts: HashMap<(GroupId, AnchorsId), Rc<Trust>> = HashMap::new();
     while let Some((question, anchors)) = inbox.recv().await {
-        let validator = validators
+        let trust = trusts
             .entry((question.group, question.anchors))
-            .or_insert_with(|| {
-                let asks = Ask { link: link.clone() };
-                proof::validator(asks, proof::keys(&anchors))
-            });
-        let (validator, link) = (validator.clone(), link.clone());
+            .or_insert_with(|| Rc::new(Trust::new(Ask { link: link.clone() }, anchors)));
+        let (trust, link) = (Rc::clone(trust), link.clone());
         tokio::task::spawn_local(async move {
             let mut end = End {
                 link,
                 ticket: question.ticket,
                 outcome: Checked::Unknown,
             };
-            let missed = Rc::new(Cell::new(false));
+            let lacks = Rc::new(Cell::new(Lack::Nothing));
             let task = Task {
                 ticket: question.ticket,
                 asked: Cell::new(0),
-                missed: Rc::clone(&missed),
+                lacks: Rc::clone(&lacks),
             };
             let Question { name, rtype, .. } = &question;
-            let work = TASK.scope(task, proof::check(validator, &anchors, name, *rtype));
-            end.outcome = match tokio::time::timeout(PATIENCE, work).await {
-                Ok(Checked::Bogus(_)) | Err(_) if missed.get() => Checked::Unknown,
-                Ok(outcome) => outcome,
-                Err(_) => Checked::Unknown,
-            };
+            let work = TASK.scope(task, trust.check(name, *rtype));
+            let outcome = tokio::time::timeout(PATIENCE, work).await;
+            end.outcome = settled(outcome.unwrap_or(Checked::Unknown), lacks.get());
         });
+    }
+}
+
+/// What is told of a check that lacked something.
+fn settled(outcome: Checked, lacks: Lack) -> Checked {
+    match (outcome, lacks) {
+        (proven @ Checked::Proven { .. }, _) => proven,
+        (_, Lack::Measure) => Checked::Bogus(ede::DNSSEC_BOGUS),
+        (_, Lack::Answer) => Checked::Unknown,
+        (other, Lack::Nothing) => other,
     }
 }
 
@@ -271,22 +286,28 @@ impl DnsHandle for Ask {
             return stream::once(async { Err(NetError::Busy) }).boxed();
         }
         let answer = answer.map(|message| {
-            let response = response(message.ok());
-            if response.is_err() {
-                let _ = TASK.try_with(|task| task.missed.set(true));
-            }
-            response
+            response(message.ok()).map_err(|(lack, error)| {
+                let _ = TASK.try_with(|task| task.lacks.set(task.lacks.get().max(lack)));
+                error
+            })
         });
         stream::once(answer).boxed()
     }
 }
 
-fn response(message: Option<Vec<u8>>) -> Result<DnsResponse, NetError> {
-    let response = DnsResponse::from_buffer(message.ok_or(NetError::Timeout)?)?;
+fn response(message: Option<Vec<u8>>) -> Result<DnsResponse, (Lack, NetError)> {
+    let none = |error| (Lack::Answer, error);
+    let message = message.ok_or(none(NetError::Timeout))?;
+    let response = DnsResponse::from_buffer(message).map_err(|e| none(e.into()))?;
     let known = [ResponseCode::NoError, ResponseCode::NXDomain];
-    if known.contains(&response.response_code) {
-        Ok(response)
+    if !known.contains(&response.response_code) {
+        Err(none(NetError::Message("no upstream knows")))
+    } else if trap::is_one(&response) {
+        Err((
+            Lack::Measure,
+            NetError::Message("no honest zone has so much"),
+        ))
     } else {
-        Err(NetError::Message("no upstream knows"))
+        Ok(response)
     }
 }

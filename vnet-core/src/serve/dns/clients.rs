@@ -14,7 +14,7 @@ use crate::dns::shares::{Holder, Share, Shares};
 use crate::dns::slab::Slab;
 use crate::dns::{Fate, From, Way};
 
-/// Connections at a time, all and of one client.
+/// Connections at a time, all and of one guest.
 const MOST: (usize, usize) = (1024, 64);
 /// How long a connection may go without a whole question and without taking its answers (RFC 7766 section 6.2.3: a few
 /// seconds), in milliseconds. Single bytes are no life.
@@ -113,14 +113,11 @@ impl Worker {
             address: peer.ip(),
             host: peer.ip() == listener.address,
         };
-        let holder = Holder {
-            network: from.network,
-            address: from.address,
-        };
+        let holder = Holder::of(self.resolver.directory(), from.network, from.address);
         if socket.set_nonblocking(true).is_err() {
             return;
         }
-        let Some(share) = self.clients.shares.take(holder) else {
+        let Some(share) = self.clients.shares.take(&holder) else {
             trace!(%peer, "too many connections");
             return;
         };

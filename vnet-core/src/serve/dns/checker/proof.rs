@@ -1,5 +1,7 @@
 //! What is proven: from the keys that are believed to one answer, by hickory's validator, and by us where it stops short.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -28,52 +30,106 @@ const REMEMBERED: usize = 4_096;
 const MOST_KEYS: usize = 4;
 
 /// Begins with some keys, and asks the DNS thread for all else.
-pub(super) type Validator = DnssecDnsHandle<Ask>;
+type Validator = DnssecDnsHandle<Ask>;
 
-/// Finds out about the answer to one question, whose name is in wire form.
-pub(super) async fn check(
+/// What is believed from the start, and what was found out from there.
+pub(super) struct Trust {
+    anchors: Arc<[TrustAnchor]>,
+    from_root: Validator,
+    /// What begins with a zone whose key the document gives.
+    from_zones: RefCell<HashMap<Name, Zone>>,
+}
+
+/// A zone that is believed because of its own key.
+struct Zone {
+    /// The keys that it had, and until when they are signed.
+    keys: Vec<DNSKEY>,
+    until: u32,
     validator: Validator,
-    anchors: &[TrustAnchor],
-    name: &[u8],
-    rtype: u16,
-) -> Checked {
-    let Ok(name) = Name::from_bytes(name) else {
-        return Checked::Unknown;
-    };
-    // What a zone is signed with is for its parent to say.
-    let rtype = RecordType::from(rtype);
-    let within = if rtype == RecordType::DS {
-        name.base_name()
-    } else {
-        name.clone()
-    };
-    let validator = match closest(validator, anchors, &within).await {
-        Ok(validator) => validator,
-        Err(outcome) => return outcome,
-    };
-    let query = Query::query(name, rtype);
-    let mut options = DnsRequestOptions::default();
-    options.max_request_depth = MOST_DEEP;
-    options.edns_set_dnssec_ok = true;
-    match validator.lookup(query, options).first_answer().await {
-        Ok(response) => verdict(response),
-        Err(NetError::Dns(DnsError::Nsec {
-            response, proof, ..
-        })) => match proof {
-            Proof::Secure | Proof::Insecure => proven(false, *response),
-            Proof::Bogus | Proof::Indeterminate if wildcards_stand(&response) => verdict(*response),
-            Proof::Bogus | Proof::Indeterminate => Checked::Bogus(reason(&response)),
-        },
-        Err(NetError::ForeignClassRecord { .. }) => Checked::Bogus(ede::DNSSEC_BOGUS),
-        Err(error) => {
-            debug!(%error, "an answer cannot be checked");
-            Checked::Unknown
+}
+
+impl Trust {
+    pub(super) fn new(asks: Ask, anchors: Arc<[TrustAnchor]>) -> Self {
+        Self {
+            from_root: validator(asks, keys(&anchors)),
+            anchors,
+            from_zones: RefCell::default(),
         }
+    }
+
+    /// Finds out about the answer to one question, whose name is in wire form.
+    pub(super) async fn check(&self, name: &[u8], rtype: u16) -> Checked {
+        let Ok(name) = Name::from_bytes(name) else {
+            return Checked::Unknown;
+        };
+        // What a zone is signed with is for its parent to say.
+        let rtype = RecordType::from(rtype);
+        let within = if rtype == RecordType::DS {
+            name.base_name()
+        } else {
+            name.clone()
+        };
+        let validator = match self.closest(&within).await {
+            Ok(validator) => validator,
+            Err(outcome) => return outcome,
+        };
+        let query = Query::query(name, rtype);
+        let mut options = DnsRequestOptions::default();
+        options.max_request_depth = MOST_DEEP;
+        options.edns_set_dnssec_ok = true;
+        match validator.lookup(query, options).first_answer().await {
+            Ok(response) => verdict(response),
+            Err(NetError::Dns(DnsError::Nsec {
+                response, proof, ..
+            })) => match proof {
+                Proof::Secure | Proof::Insecure => proven(false, *response),
+                Proof::Bogus | Proof::Indeterminate if wildcards_stand(&response) => {
+                    verdict(*response)
+                }
+                Proof::Bogus | Proof::Indeterminate => Checked::Bogus(reason(&response)),
+            },
+            Err(NetError::ForeignClassRecord { .. }) => Checked::Bogus(ede::DNSSEC_BOGUS),
+            Err(error) => {
+                debug!(%error, "an answer cannot be checked");
+                Checked::Unknown
+            }
+        }
+    }
+
+    /// The validator for a name: the one that begins with the root, or one that begins with the closest zone around the
+    /// name whose key the document gives.
+    async fn closest(&self, name: &Name) -> Result<Validator, Checked> {
+        let anchors = &*self.anchors;
+        let around = anchors.iter().filter_map(zone).filter(|z| z.zone_of(name));
+        let Some(apex) = around.max_by_key(Name::num_labels) else {
+            return Ok(self.from_root.clone());
+        };
+        let asks = self.from_root.inner().clone();
+        let query = Query::query(apex.clone(), RecordType::DNSKEY);
+        let response = asks
+            .lookup(query, DnsRequestOptions::default())
+            .first_answer()
+            .await;
+        let response = response.map_err(|_| Checked::Unknown)?;
+        let keys: Vec<DNSKEY> = keys_of(&response, &apex).cloned().collect();
+        let known = |zone: &&Zone| zone.keys == keys && zone.until >= now32();
+        if let Some(zone) = self.from_zones.borrow().get(&apex).filter(known) {
+            return Ok(zone.validator.clone());
+        }
+        let until = signed_until(anchors, &apex, &response)?;
+        let validator = validator(asks, with_keys(anchors, &apex, &keys));
+        let zone = Zone {
+            keys,
+            until,
+            validator: validator.clone(),
+        };
+        self.from_zones.borrow_mut().insert(apex, zone);
+        Ok(validator)
     }
 }
 
 /// The root's keys and those that the document adds, or those of the document's root in their place.
-pub(super) fn keys(anchors: &[TrustAnchor]) -> TrustAnchors {
+fn keys(anchors: &[TrustAnchor]) -> TrustAnchors {
     let mut keys = if anchors.iter().any(|a| a.zone.is_none()) {
         TrustAnchors::empty()
     } else {
@@ -87,7 +143,7 @@ pub(super) fn keys(anchors: &[TrustAnchor]) -> TrustAnchors {
     keys
 }
 
-pub(super) fn validator(asks: Ask, keys: TrustAnchors) -> Validator {
+fn validator(asks: Ask, keys: TrustAnchors) -> Validator {
     DnssecDnsHandle::with_trust_anchor(asks, Arc::new(keys)).validation_cache_size(REMEMBERED)
 }
 
@@ -98,72 +154,62 @@ fn zone(anchor: &TrustAnchor) -> Option<Name> {
     Some(name)
 }
 
-/// The validator for a name: the one that begins with the root, or one that begins with the closest zone around the name
-/// whose key the document gives. All keys of that zone that the given one signs are as good as given: the validator
-/// would ask the zone's parent about them.
-async fn closest(
-    from_root: Validator,
+/// All keys of a zone that the document's key for it signs are as good as given: the validator would ask the zone's parent
+/// about them.
+fn with_keys(anchors: &[TrustAnchor], apex: &Name, of_zone: &[DNSKEY]) -> TrustAnchors {
+    let mut keys = keys(anchors);
+    for key in of_zone.iter().filter(|k| k.zone_key() && !k.revoke()) {
+        keys.insert_with_name(key.public_key(), apex.into());
+    }
+    keys
+}
+
+/// Until when the keys of a zone are signed by one that the document gives.
+fn signed_until(
     anchors: &[TrustAnchor],
-    name: &Name,
-) -> Result<Validator, Checked> {
-    let around = anchors.iter().filter_map(zone).filter(|z| z.zone_of(name));
-    let Some(apex) = around.max_by_key(Name::num_labels) else {
-        return Ok(from_root);
-    };
-    let asks = from_root.inner().clone();
-    let query = Query::query(apex.clone(), RecordType::DNSKEY);
-    let response = asks
-        .lookup(query, DnsRequestOptions::default())
-        .first_answer()
-        .await;
-    let response = response.map_err(|_| Checked::Unknown)?;
+    apex: &Name,
+    response: &DnsResponse,
+) -> Result<u32, Checked> {
     let given = |key: &DNSKEY| {
         let same = |a: &TrustAnchor| {
             a.key == key.public_key().public_bytes() && a.algorithm == u8::from(key.algorithm())
         };
         anchors
             .iter()
-            .filter(|a| zone(a).as_ref() == Some(&apex))
+            .filter(|a| zone(a).as_ref() == Some(apex))
             .any(same)
     };
-    let set = || response.answers.iter().filter(|r| r.name == apex);
+    let set = || response.answers.iter().filter(|r| r.name == *apex);
     let all: Vec<&Record> = set()
         .filter(|r| r.record_type() == RecordType::DNSKEY)
         .collect();
-    let now = u32::try_from(unix_now()).unwrap_or(u32::MAX);
-    let signed = |signature: &RRSIG| {
+    let now = now32();
+    let signed = |signature: &&RRSIG| {
         let of = signature.input();
         let in_time = of.sig_inception.get() <= now && now <= of.sig_expiration.get();
-        let covers = of.type_covered == RecordType::DNSKEY && of.signer_name == apex;
-        let by = all
-            .iter()
-            .filter_map(|r| dnskey(r))
-            .filter(|key| given(key));
+        let covers = of.type_covered == RecordType::DNSKEY && of.signer_name == *apex;
+        let by = keys_of(response, apex).filter(|key| given(key));
         let good = |key: &DNSKEY| {
             !key.revoke()
                 && key.calculate_key_tag().is_ok_and(|tag| tag == of.key_tag)
                 && key
-                    .verify_rrsig(&apex, DNSClass::IN, signature, all.iter().copied())
+                    .verify_rrsig(apex, DNSClass::IN, signature, all.iter().copied())
                     .is_ok()
         };
         in_time && covers && by.take(MOST_KEYS).any(good)
     };
-    if !set().filter_map(signature).take(MOST_KEYS).any(signed) {
-        let why = match reason(&response) {
+    match set().filter_map(signature).take(MOST_KEYS).find(signed) {
+        Some(signature) => Ok(signature.input().sig_expiration.get()),
+        None => Err(Checked::Bogus(match reason(response) {
             why @ (ede::SIGNATURE_EXPIRED | ede::SIGNATURE_NOT_YET_VALID) => why,
             _ => ede::DNSKEY_MISSING,
-        };
-        return Err(Checked::Bogus(why));
+        })),
     }
-    let mut keys = keys(anchors);
-    for key in all
-        .iter()
-        .filter_map(|r| dnskey(r))
-        .filter(|k| k.zone_key() && !k.revoke())
-    {
-        keys.insert_with_name(key.public_key(), (&apex).into());
-    }
-    Ok(validator(asks, keys))
+}
+
+fn keys_of<'a>(response: &'a DnsResponse, apex: &'a Name) -> impl Iterator<Item = &'a DNSKEY> {
+    let set = response.answers.iter().filter(move |r| r.name == *apex);
+    set.filter_map(dnskey)
 }
 
 fn dnskey(record: &Record) -> Option<&DNSKEY> {
@@ -174,12 +220,16 @@ fn dnskey(record: &Record) -> Option<&DNSKEY> {
     }
 }
 
-fn signature(record: &Record) -> Option<&RRSIG> {
+pub(super) fn signature(record: &Record) -> Option<&RRSIG> {
     if let RData::DNSSEC(DNSSECRData::RRSIG(signature)) = &record.data {
         Some(signature)
     } else {
         None
     }
+}
+
+fn now32() -> u32 {
+    u32::try_from(unix_now()).unwrap_or(u32::MAX)
 }
 
 fn unix_now() -> u64 {
