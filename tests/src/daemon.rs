@@ -28,7 +28,8 @@ pub struct Netd<'n> {
     args: Vec<String>,
     /// What becomes netd: a program and its arguments, or nothing.
     under: Vec<String>,
-    level: String,
+    /// What is logged, if not as by itself.
+    level: Option<String>,
     process: Option<Proc>,
 }
 
@@ -40,23 +41,30 @@ impl<'n> Netd<'n> {
 
     /// The same as a user would run it, without debugging output.
     pub fn start_quiet(ns: &'n Ns) -> anyhow::Result<Self> {
-        Self::at_level(ns, &[], &[], "warn")
+        Self::at_level(ns, &[], &[], Some("warn"))
     }
 
     /// The same with more arguments.
     pub fn start_with(ns: &'n Ns, args: &[&str]) -> anyhow::Result<Self> {
-        Self::at_level(ns, &[], args, "info")
+        Self::at_level(ns, &[], args, None)
     }
 
     /// The same under a program that limits what it may do, and then becomes it (`setpriv`).
     pub fn start_under(ns: &'n Ns, under: &[&str]) -> anyhow::Result<Self> {
-        Self::at_level(ns, under, &[], "info")
+        Self::at_level(ns, under, &[], None)
     }
 
-    fn at_level(ns: &'n Ns, under: &[&str], args: &[&str], level: &str) -> anyhow::Result<Self> {
+    fn at_level(
+        ns: &'n Ns,
+        under: &[&str],
+        args: &[&str],
+        level: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let (under, args) = (owned(under), owned(args));
-        let level = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+        let level = std::env::var("RUST_LOG")
+            .ok()
+            .or_else(|| level.map(str::to_owned));
         let mut netd = Self {
             ns,
             scratch: Scratch::new("netd")?,
@@ -89,7 +97,9 @@ impl<'n> Netd<'n> {
             .arg("--run-dir")
             .arg(self.run_dir())
             .args(&self.args);
-        command.env("RUST_LOG", &self.level);
+        if let Some(level) = &self.level {
+            command.env("RUST_LOG", level);
+        }
         let mut process = self.ns.spawn_command(command)?;
         let answer = wait_for("netd's socket", DAEMON, || match process.ended() {
             // No use to wait any longer, but the log is wanted.
