@@ -147,7 +147,12 @@ fn one(
         }
     };
     let via = datagram.from.mac.unwrap_or(Mac::BROADCAST);
-    let packed = |reply: &Reply| frame(reply, ours, via);
+    let packed = |reply: &Reply| {
+        if !reply.left_out.is_empty() {
+            tracing::debug!(options = ?reply.left_out, %via, "no room for what the client asked for");
+        }
+        frame(reply, ours, via)
+    };
     let verdict = server.handle(now, &datagram.from, &message);
     trace(&message, &datagram.from, &verdict);
     match verdict {

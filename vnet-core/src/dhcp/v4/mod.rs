@@ -21,6 +21,7 @@
 //! | `bind` | what they do to the book |
 //! | `allocate` | which address; the operator's requests |
 //! | `reply` | which options, and where to |
+//! | `search` | the domain search list, short |
 
 mod allocate;
 mod bind;
@@ -30,6 +31,7 @@ mod identity;
 mod message;
 mod reply;
 mod scope;
+mod search;
 mod server;
 
 use std::collections::BTreeMap;
