@@ -170,7 +170,9 @@ impl Case {
             Verdict::Ignore(reason) => vec![format!("ignored {}", reason.word())],
             Verdict::Reply(reply) => vec![self.reply(reply)],
             Verdict::Probe { address, then } => {
-                vec![format!("arp who has {address}"), self.reply(then)]
+                let asked = format!("arp who has {address}");
+                let said = then.as_ref().map(|reply| self.reply(reply));
+                std::iter::once(asked).chain(said).collect()
             }
             Verdict::Commit {
                 records,

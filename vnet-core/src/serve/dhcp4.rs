@@ -160,7 +160,7 @@ fn one(
         Verdict::Reply(reply) => at_once.push(packed(&reply)),
         Verdict::Probe { address, then } => {
             at_once.push(arp_probe(address, ours));
-            at_once.push(packed(&then));
+            at_once.extend(then.as_ref().map(packed));
         }
         Verdict::Commit {
             records,
@@ -176,7 +176,11 @@ fn trace(message: &Message<'_>, from: &Sender, verdict: &Verdict) {
     }
     let what = match verdict {
         Verdict::Ignore(reason) => reason.word(),
-        Verdict::Reply(reply) | Verdict::Probe { then: reply, .. } => reply.kind.word(),
+        Verdict::Reply(reply)
+        | Verdict::Probe {
+            then: Some(reply), ..
+        } => reply.kind.word(),
+        Verdict::Probe { then: None, .. } => "probe",
         Verdict::Commit {
             then: Some(reply), ..
         } => reply.kind.word(),
