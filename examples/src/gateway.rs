@@ -60,7 +60,8 @@ pub fn answer_dhcp(server: &mut Server, now: Time, request: &[u8]) -> Option<Vec
     let reply = match server.handle(now, &datagram.from, &message) {
         Verdict::Ignore(_) => None,
         // We know who is here, so there is nobody to probe for.
-        Verdict::Reply(reply) | Verdict::Probe { then: reply, .. } => Some(reply),
+        Verdict::Reply(reply) => Some(reply),
+        Verdict::Probe { then, .. } => then,
         // A server that outlives its process puts `records` on disk here, before it answers.
         Verdict::Commit { then, .. } => then,
     };

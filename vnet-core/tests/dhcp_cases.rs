@@ -170,7 +170,9 @@ impl Case {
             Verdict::Ignore(reason) => vec![format!("ignored {}", reason.word())],
             Verdict::Reply(reply) => vec![self.reply(reply)],
             Verdict::Probe { address, then } => {
-                vec![format!("arp who has {address}"), self.reply(then)]
+                let asked = format!("arp who has {address}");
+                let said = then.as_ref().map(|reply| self.reply(reply));
+                std::iter::once(asked).chain(said).collect()
             }
             Verdict::Commit {
                 records,
@@ -265,6 +267,9 @@ impl Case {
                 }
             }
         }
+        if !reply.left_out.is_empty() {
+            let _ = write!(text, "; no room for {:?}", reply.left_out);
+        }
         if self.sizes {
             let _ = write!(text, "; {} bytes", reply.bytes.len());
         }
@@ -293,8 +298,20 @@ fn spell(code: u8, data: Vec<u8>) -> String {
         51 => format!("lease {}", number()),
         54 => format!("server {}", Ipv4Addr::from(number())),
         56 => format!("because {}", String::from_utf8_lossy(&data)),
+        119 => search(&data),
         _ => DhcpOption { code, data }.to_string(),
     }
+}
+
+/// A search list, as the peer reads it.
+fn search(data: &[u8]) -> String {
+    let bytes = [&[119, data.len() as u8], data].concat();
+    let read = peer::DhcpOption::decode(&mut Decoder::new(&bytes)).unwrap();
+    let peer::DhcpOption::DomainSearch(names) = read else {
+        panic!("{read:?}");
+    };
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    format!("domain-search {}", names.join(" "))
 }
 
 /// A message as a line describes it, and who sent its frame.

@@ -271,7 +271,11 @@ impl Lan {
         let via = datagram.from.mac.unwrap();
         match verdict {
             Verdict::Ignore(_) => {}
-            Verdict::Reply(reply) | Verdict::Probe { then: reply, .. } => self.answer(&reply, via),
+            Verdict::Reply(reply)
+            | Verdict::Probe {
+                then: Some(reply), ..
+            } => self.answer(&reply, via),
+            Verdict::Probe { then: None, .. } => {}
             Verdict::Commit { records, then, .. } => {
                 let dies = self.weather.crash.is_some_and(|n| self.dice.roll(n) == 0);
                 let written = !dies || self.dice.percent(50);

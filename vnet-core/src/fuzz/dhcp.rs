@@ -63,8 +63,8 @@ fn hear_four(from: &v4::Sender, bytes: &[u8]) -> Vec<v4::Reply> {
     for now in [1, 1, 2] {
         replies.extend(match server.handle(Time(now), from, &message) {
             v4::Verdict::Ignore(_) => None,
-            v4::Verdict::Reply(reply) | v4::Verdict::Probe { then: reply, .. } => Some(reply),
-            v4::Verdict::Commit { then, .. } => then,
+            v4::Verdict::Reply(reply) => Some(reply),
+            v4::Verdict::Probe { then, .. } | v4::Verdict::Commit { then, .. } => then,
         });
     }
     for v4::Reply { bytes, .. } in &replies {

@@ -12,11 +12,21 @@ use serde_json::{Value, json};
 use super::{Client, LeaseRecord, Time};
 use crate::types::{Mac, PortName};
 
-/// `<bridge>.status`: the leases that are held, in the order given.
+/// `<bridge>.status`: the leases that are held, in the order given. `now` is the leases' own time; readers go by the wall
+/// clock, which may have been set since, so each ends when that is as much later as is left.
 #[must_use]
-pub fn status<'a>(leases: impl IntoIterator<Item = &'a LeaseRecord>, now: Time) -> String {
+pub fn status<'a>(
+    leases: impl IntoIterator<Item = &'a LeaseRecord>,
+    now: Time,
+    wall: Time,
+) -> String {
     let held = leases.into_iter().filter(|l| l.is_held(now));
-    let entries: Vec<Entry<'_>> = held.filter_map(Entry::of).collect();
+    let end = |expires: Time| match expires {
+        Time::NEVER => Time::NEVER,
+        _ => wall.plus_millis(expires.0.saturating_sub(now.0)),
+    };
+    let entries = held.filter_map(|lease| Entry::of(lease, end(lease.expires)));
+    let entries: Vec<Entry<'_>> = entries.collect();
     // Text and numbers in a vector: there is nothing in it that JSON could not say.
     serde_json::to_string(&entries).unwrap_or_default()
 }
@@ -48,7 +58,7 @@ struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// `None` where the MAC is not known, without which readers can do nothing.
-    fn of(lease: &'a LeaseRecord) -> Option<Self> {
+    fn of(lease: &'a LeaseRecord, end: Time) -> Option<Self> {
         Some(Self {
             ip_address: lease.address,
             mac_address: lease.mac?,
@@ -59,7 +69,7 @@ impl<'a> Entry<'a> {
                 Client::Mac(_) | Client::Id(_) => None,
             },
             // Zero is libvirt's word for "never".
-            expiry_time: lease.expires.as_unix().unwrap_or(0),
+            expiry_time: end.as_unix().unwrap_or(0),
         })
     }
 }
@@ -97,7 +107,8 @@ mod tests {
             lease(3, Time::NEVER),
             lease(4, Time::from_secs(100)),
         ];
-        let text = status(&leases, Time::from_secs(100));
+        let now = Time::from_secs(100);
+        let text = status(&leases, now, now);
         let read: Value = serde_json::from_str(&text).unwrap();
         let expected = json!([
             { "ip-address": "192.168.122.2", "mac-address": "52:54:00:00:00:02", "hostname": "web",
@@ -106,11 +117,15 @@ mod tests {
               "client-id": "01:ab", "expiry-time": 0 },
         ]);
         assert_eq!(read, expected);
+        // The wall clock was set years ahead: as much is left as before.
+        let text = status(&leases, now, Time::from_secs(2_000_000_000));
+        assert!(text.contains("\"expiry-time\":2000000800"), "{text}");
+        assert!(text.contains("\"expiry-time\":0"), "{text}");
         let guests = [("g1".parse().unwrap(), vec![Mac([0x52, 0x54, 0, 0, 0, 2])])].into();
         assert_eq!(
             macs(&guests),
             r#"[{"domain":"g1","macs":["52:54:00:00:00:02"]}]"#
         );
-        assert_eq!(status(&[], Time(0)), "[]");
+        assert_eq!(status(&[], now, now), "[]");
     }
 }

@@ -147,7 +147,12 @@ fn one(
         }
     };
     let via = datagram.from.mac.unwrap_or(Mac::BROADCAST);
-    let packed = |reply: &Reply| frame(reply, ours, via);
+    let packed = |reply: &Reply| {
+        if !reply.left_out.is_empty() {
+            tracing::debug!(options = ?reply.left_out, %via, "no room for what the client asked for");
+        }
+        frame(reply, ours, via)
+    };
     let verdict = server.handle(now, &datagram.from, &message);
     trace(&message, &datagram.from, &verdict);
     match verdict {
@@ -155,7 +160,7 @@ fn one(
         Verdict::Reply(reply) => at_once.push(packed(&reply)),
         Verdict::Probe { address, then } => {
             at_once.push(arp_probe(address, ours));
-            at_once.push(packed(&then));
+            at_once.extend(then.as_ref().map(packed));
         }
         Verdict::Commit {
             records,
@@ -171,7 +176,11 @@ fn trace(message: &Message<'_>, from: &Sender, verdict: &Verdict) {
     }
     let what = match verdict {
         Verdict::Ignore(reason) => reason.word(),
-        Verdict::Reply(reply) | Verdict::Probe { then: reply, .. } => reply.kind.word(),
+        Verdict::Reply(reply)
+        | Verdict::Probe {
+            then: Some(reply), ..
+        } => reply.kind.word(),
+        Verdict::Probe { then: None, .. } => "probe",
         Verdict::Commit {
             then: Some(reply), ..
         } => reply.kind.word(),

@@ -10,15 +10,16 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
 
+use super::leases::clock::{self, Clock};
 use super::leases::{LeaseEvent, LeaseKind, Leases};
-use crate::lease::{LeaseRecord, Time, interop};
+use crate::lease::{LeaseRecord, interop};
 use crate::types::{IfName, Mac, NetworkName, PortName};
 
 /// How long changes are gathered before they are written.
@@ -113,7 +114,7 @@ async fn keep_fresh(
             },
             () = sleep_until(next), if !stale.is_empty() => {
                 let begun = Instant::now();
-                let texts = texts(&pages, &std::mem::take(&mut stale));
+                let texts = texts(&pages, &std::mem::take(&mut stale), leases.clock());
                 if let Err(error) = write_all(&directory, &texts) {
                     tracing::warn!(%error, directory = %directory.display(), "lease files");
                 }
@@ -175,14 +176,13 @@ fn forget_other(directory: &Path, network: &NetworkName, now: Option<&Shown>, pa
 }
 
 /// The files of these networks: name and content.
-fn texts(pages: &Pages, of: &BTreeSet<NetworkName>) -> Vec<(String, String)> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = Time::from_secs(now.map_or(0, |since| since.as_secs()));
+fn texts(pages: &Pages, of: &BTreeSet<NetworkName>, clock: Clock) -> Vec<(String, String)> {
+    let (now, wall) = (clock.now(), clock::wall());
     let pages = of.iter().filter_map(|name| pages.get(name));
     pages
         .filter_map(|page| Some((page.shown.as_ref()?, &page.leases)))
         .flat_map(|(shown, leases)| {
-            let status = interop::status(leases.values(), now);
+            let status = interop::status(leases.values(), now, wall);
             let macs = interop::macs(&shown.guests);
             [
                 (format!("{}.status", shown.bridge), status),

@@ -30,6 +30,7 @@ pub(super) const RELAY: u8 = 82;
 pub(super) const ARCH: u8 = 93;
 pub(super) const MACHINE: u8 = 97;
 pub(super) const SUBNET_SELECTION: u8 = 118;
+pub(super) const SEARCH: u8 = 119;
 pub(super) const ROUTES: u8 = 121;
 pub(super) const MS_ROUTES: u8 = 249;
 pub(super) const END: u8 = 255;

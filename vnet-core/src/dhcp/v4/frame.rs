@@ -167,6 +167,7 @@ mod tests {
             from: Ipv4Addr::new(10, 0, 0, 1),
             to,
             bytes,
+            left_out: Vec::new(),
         }
     }
 

@@ -292,14 +292,14 @@ pub(super) struct Head<'a> {
 type Options<'a> = [(u8, Cow<'a, [u8]>)];
 
 /// Writes a reply: the options in the order given, overflowing into `file` and `sname` where the client's size
-/// does not hold them (RFC 2131 section 4.1, option 52); what fits nowhere is left out, the last first. What comes last
-/// stays in the options field, since a relay looks nowhere else (RFC 3046 section 2.2): its room is kept.
+/// does not hold them (RFC 2131 section 4.1, option 52); what fits nowhere is left out, the last first, and its
+/// code is told. What comes last stays in the options field, since a relay looks nowhere else (RFC 3046 section 2.2): its room is kept.
 pub(super) fn encode(
     head: &Head<'_>,
     options: &Options<'_>,
     last: &Options<'_>,
     most: usize,
-) -> Vec<u8> {
+) -> (Vec<u8>, Vec<u8>) {
     let mut out = Vec::with_capacity(400);
     out.extend_from_slice(&[2, head.htype, head.hlen, 0]);
     out.extend_from_slice(&head.xid.to_be_bytes());
@@ -327,7 +327,7 @@ pub(super) fn encode(
     } else {
         most.saturating_sub(OVERHEAD)
     };
-    let (mut file, mut sname) = (Vec::new(), Vec::new());
+    let (mut file, mut sname, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for (code, data) in options {
         let len = wire_len(data);
         if out.len() + len <= room {
@@ -336,6 +336,8 @@ pub(super) fn encode(
             put(&mut file, *code, data);
         } else if head.sname.is_empty() && sname.len() + len < 64 {
             put(&mut sname, *code, data);
+        } else {
+            left_out.push(*code);
         }
     }
     let overload = u8::from(!file.is_empty()) | (u8::from(!sname.is_empty()) << 1);
@@ -361,7 +363,7 @@ pub(super) fn encode(
     if out.len() < 300 {
         out.resize(300, 0);
     }
-    out
+    (out, left_out)
 }
 
 /// What an option takes on the wire, headers of its pieces included.

@@ -21,6 +21,7 @@
 //! | `bind` | what they do to the book |
 //! | `allocate` | which address; the operator's requests |
 //! | `reply` | which options, and where to |
+//! | `search` | the domain search list, short |
 
 mod allocate;
 mod bind;
@@ -30,6 +31,7 @@ mod identity;
 mod message;
 mod reply;
 mod scope;
+mod search;
 mod server;
 
 use std::collections::BTreeMap;
@@ -63,12 +65,13 @@ pub enum Verdict {
     Ignore(Reason),
     /// Send this.
     Reply(Reply),
-    /// Ask the link who has the address, and send this at once. If somebody answers: [`Server::conflict`].
+    /// Ask the link who has the address, and send this at once, if there is something to say yet. If somebody answers:
+    /// [`Server::conflict`].
     Probe {
         /// The address in question.
         address: Ipv4Addr,
         /// The offer of it.
-        then: Reply,
+        then: Option<Reply>,
     },
     /// Put the records on disk; then, and only then, send the reply and tell the event.
     Commit {

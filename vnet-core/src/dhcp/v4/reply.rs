@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::message::{Head, encode};
 use super::scope::Subnet;
+use super::search::compressed;
 use super::{Message, MessageType, Sender, code};
 use crate::model::{Booting, Reservation4};
 use crate::types::{DomainName, Mac, PortName};
@@ -46,6 +47,8 @@ pub struct Reply {
     pub to: Destination,
     /// The UDP payload.
     pub bytes: Vec<u8>,
+    /// Options that the size which the client takes has no room for.
+    pub left_out: Vec<u8>,
 }
 
 /// Where a reply goes (RFC 2131 section 4.1).
@@ -130,11 +133,13 @@ impl Draft<'_> {
             ciaddr: message.ciaddr,
             ..head(message)
         };
+        let (bytes, left_out) = encode(&head, &options, &echoed(message), most(message));
         Reply {
             kind: self.kind,
             from: self.us.from,
             to: self.destination(message, from),
-            bytes: encode(&head, &options, &echoed(message), most(message)),
+            bytes,
+            left_out,
         }
     }
 
@@ -211,9 +216,13 @@ impl Draft<'_> {
         };
         let data = self.value(wanted).or_else(|| self.value(source));
         // What the document leaves empty is not told.
-        if let Some(data) = data.filter(|data| !data.is_empty()) {
-            options.push((wanted, data));
-        }
+        let Some(data) = data.filter(|data| !data.is_empty()) else {
+            return;
+        };
+        let short = (wanted == code::SEARCH)
+            .then(|| compressed(&data))
+            .flatten();
+        options.push((wanted, short.map_or(data, Cow::Owned)));
     }
 
     /// The reservation's value of an option, else its range's, else the subnet's.
@@ -317,6 +326,7 @@ pub(super) fn nak(message: &Message<'_>, us: Us, why: &str) -> Reply {
         broadcast: message.broadcast || relayed,
         ..head(message)
     };
+    let (bytes, left_out) = encode(&head, &options, &echoed(message), most(message));
     Reply {
         kind: MessageType::Nak,
         from: us.from,
@@ -325,7 +335,8 @@ pub(super) fn nak(message: &Message<'_>, us: Us, why: &str) -> Reply {
         } else {
             Destination::Broadcast
         },
-        bytes: encode(&head, &options, &echoed(message), most(message)),
+        bytes,
+        left_out,
     }
 }
 

@@ -72,8 +72,8 @@ impl Server {
                 }
                 None
             }
-            Verdict::Reply(reply) | Verdict::Probe { then: reply, .. } => Some(reply),
-            Verdict::Commit { then, .. } => then.as_ref(),
+            Verdict::Reply(reply) => Some(reply),
+            Verdict::Probe { then, .. } | Verdict::Commit { then, .. } => then.as_ref(),
         };
         if let Some(reply) = reply {
             *self.counters.sent.entry(reply.kind).or_insert(0) += 1;
@@ -204,7 +204,7 @@ impl Server {
         }
         Ok(Verdict::Probe {
             address,
-            then: reply,
+            then: Some(reply),
         })
     }
 
@@ -229,6 +229,16 @@ impl Server {
         match self.may_have(message, guest, address) {
             Ok(subnet) => {
                 self.is_within_share(guest, address)?;
+                if self.is_news(message, guest, address) {
+                    let until = now.plus_secs(OFFER_SECONDS);
+                    let client = guest.client.clone();
+                    let ours = &mut self.desk.book;
+                    ours.offer(IpAddr::V4(address), client, guest.source, until);
+                    return Ok(Verdict::Probe {
+                        address,
+                        then: None,
+                    });
+                }
                 Ok(self.grant(now, from, message, guest, (subnet, address)))
             }
             // We are the only authority on the link, so a client with a wrong address is told at once, known or not.
@@ -242,6 +252,16 @@ impl Server {
                 )))
             }
         }
+    }
+
+    /// RFC 2131 section 4.3.2: whether a client that comes back (INIT-REBOOT) says it had an address of which we have no
+    /// record. A server is silent then; ours asks the link meanwhile, so that it can answer when the client asks again.
+    fn is_news(&self, message: &Message<'_>, guest: &Guest, address: Ipv4Addr) -> bool {
+        let returns = message.ciaddr == Ipv4Addr::UNSPECIFIED
+            && message.giaddr == Ipv4Addr::UNSPECIFIED
+            && message.option(code::SERVER_ID).is_none();
+        let slot = self.desk.book.slot(IpAddr::V4(address));
+        returns && !guest.is_member && slot.is_none()
     }
 
     /// Whether the message names us as the server it is for, or nobody.

@@ -16,6 +16,7 @@
 //! tried again with what comes next. The threads live in the network namespace of whoever called [`Leases::start`] and end
 //! with the last handle.
 
+pub(super) mod clock;
 mod disk;
 mod turn;
 mod worker;
@@ -35,6 +36,7 @@ use crate::dhcp::{Share, ra, v6};
 use crate::lease::Tally;
 use crate::store::{LeaseLog, StoreError, Withdrawn};
 use crate::types::{IfName, IpNet, Mac, NetworkName, PortName};
+use clock::Clock;
 
 pub use crate::lease::{LeaseEvent, LeaseKind, LeaseRecord as Lease};
 pub(super) use turn::Turn;
@@ -50,6 +52,7 @@ pub type News = Arc<[LeaseEvent]>;
 pub struct Leases {
     commands: Sender<Command>,
     events: broadcast::Sender<News>,
+    clock: Clock,
     /// After the sender, so that the last ring is heard when the sender is gone.
     bell: Bell,
 }
@@ -160,15 +163,22 @@ impl Leases {
             records,
             withdrawn: Withdrawn::open(folder),
         };
-        let worker = worker::Worker::new(kept, receiver, bell.0.clone(), events.clone())?;
+        let clock = Clock::start();
+        let worker = worker::Worker::new(kept, receiver, bell.0.clone(), events.clone(), clock)?;
         std::thread::Builder::new()
             .name("leases".to_owned())
             .spawn(move || worker.run())?;
         Ok(Self {
             commands,
             events,
+            clock,
             bell,
         })
+    }
+
+    /// What the leases' ends are told by.
+    pub(super) const fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// Serves these networks as said from now on; the others stay as they are. Leases stay whatever changes. A

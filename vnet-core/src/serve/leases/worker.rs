@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::broadcast;
 
+use super::clock::Clock;
 use super::disk::{Disk, Frames, Refused};
 use super::{Command, Lease, News, Stats, Turn, Wanted};
 use crate::dhcp::Desk;
@@ -165,6 +165,7 @@ impl Worker {
         commands: Receiver<Command>,
         bell: Arc<OwnedFd>,
         events: broadcast::Sender<News>,
+        clock: Clock,
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = epoll::EventData::new_u64(BELL);
@@ -175,7 +176,7 @@ impl Worker {
             commands,
             bell,
             epoll,
-            clock: Clock::start(),
+            clock,
             networks: BTreeMap::new(),
             withdrawn: kept.withdrawn,
             by_number: BTreeMap::new(),
@@ -524,33 +525,6 @@ fn stats(name: &NetworkName, network: &Network) -> Stats {
         shares: shares.collect(),
         advertised: network.ra.sent(),
     }
-}
-
-/// The wall clock when we began and the time that passed since, suspension included: a step of the wall clock ends
-/// no lease.
-struct Clock {
-    began: Time,
-    since: u64,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self {
-            began: Time(millis(ClockId::Realtime)),
-            since: millis(ClockId::Boottime),
-        }
-    }
-
-    fn now(&self) -> Time {
-        self.began
-            .plus_millis(millis(ClockId::Boottime).saturating_sub(self.since))
-    }
-}
-
-fn millis(clock: ClockId) -> u64 {
-    let at = clock_gettime(clock);
-    let seconds = u64::try_from(at.tv_sec).unwrap_or(0);
-    seconds * 1000 + u64::try_from(at.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 /// Three descriptors a network: a thousand networks need more than the usual soft limit.
