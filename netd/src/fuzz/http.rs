@@ -43,7 +43,8 @@ pub(super) fn request(bytes: &[u8]) -> usize {
     );
     let talk = talk(&[line, head.as_bytes(), body].concat());
     // What hyper takes for the beginning of HTTP/2, behind a line that is no HTTP, is hung up on.
-    let hung_up = talk.answer.is_empty() && body.starts_with(b"PRI * HTTP/2.0");
+    let preface = body.trim_ascii_start().starts_with(b"PRI * HTTP/2.0");
+    let hung_up = talk.answer.is_empty() && preface;
     if !hung_up {
         talk.is_whole(line.starts_with(b"HEAD "));
     }
