@@ -120,6 +120,8 @@ fn a_command_is_answered_while_its_guest_is_over_its_rate() {
     let lines = trace(CROSVM);
     let set_up = lines.iter().take_while(|line| **line != Line::Frames);
     set_up.for_each(|line| a.replay(line));
+    // Answered when all rings are enabled: frames before that are lost, whatever the rate.
+    assert_eq!(a.command(&[3, 0]), 0, "it announced itself");
     // The second may go after a minute.
     for slot in 0..2 {
         a.lay(slot, &frame(0xa, 0xb, 0));
