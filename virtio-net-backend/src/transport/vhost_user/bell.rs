@@ -134,11 +134,9 @@ impl Ringer {
     fn ring(&self, fd: BorrowedFd<'_>) {
         // Nowhere can always be written to: over at once.
         let can_write = libc::POLLOUT.cast_unsigned().into();
-        if self.submit(POLL, can_write, fd).is_err() {
-            self.fetch();
-            // What it was checked to be it stays.
-            drop(self.submit(POLL, can_write, fd));
-        } else if self
+        // What it was checked to be it stays.
+        drop(self.submit(POLL, can_write, fd));
+        if self
             .rung
             .fetch_add(1, Ordering::Relaxed)
             .is_multiple_of(MOST / 2)
@@ -147,7 +145,18 @@ impl Ringer {
         }
     }
 
+    /// Once more if the kernel keeps too many ends for us: that says nothing of the file.
     fn submit(&self, code: u16, buffer: u64, bell: BorrowedFd<'_>) -> io::Result<()> {
+        match self.submit_once(code, buffer, bell) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.fetch();
+                self.submit_once(code, buffer, bell)
+            }
+            told => told,
+        }
+    }
+
+    fn submit_once(&self, code: u16, buffer: u64, bell: BorrowedFd<'_>) -> io::Result<()> {
         let operation = Operation {
             code,
             file: self.nowhere.as_raw_fd().cast_unsigned(),
