@@ -420,7 +420,7 @@ impl Ours {
     }
 
     fn passes(&self, egress: Egress) -> bool {
-        matches!(egress, Egress::Flood(ports) if ports.contains(self.listener))
+        egress.reaches(self.listener)
     }
 }
 

@@ -80,7 +80,7 @@ pub enum Side {
 }
 
 /// A walked chain: where its pieces are in the ring's list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Chain {
     /// Number of the first descriptor.
     pub head: u16,

@@ -147,7 +147,9 @@ fn copy_to_chain(features: Features, pieces: &[Slice], frame: &Frame<'_>) {
     let linear = frame.linear();
     if features.header_len() == HEADER_LEN {
         if let [only] = pieces {
-            let mut at = only.write(0, linear);
+            // A driver that used the buffer before often finds the header as it left it.
+            let mut at = only.assure(&header_of(frame));
+            at += only.write(at, frame.head());
             for slice in frame.tail() {
                 at += only.write_from(at, slice, 0);
             }

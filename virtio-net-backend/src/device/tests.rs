@@ -231,6 +231,41 @@ fn a_busy_sink_leaves_the_frame_for_the_next_turn() {
 }
 
 #[test]
+fn a_sink_that_spends_the_credit_leaves_the_rest_whole_and_in_order() {
+    let (mut device, _, mut tx) = device(NET, 64);
+    let sent: Vec<_> = (0..20).map(|n| frame(700 + n)).collect();
+    for (n, frame) in (0u16..).zip(&sent) {
+        // Cut behind the copied head, so that both pieces of a tail must survive being copied twice.
+        let at = DATA + 1024 * u64::from(n);
+        tx.write(at, frame);
+        let cut = 400;
+        let rest = u32::try_from(frame.len()).expect("small") - cut;
+        let buffers = [(at, cut, NEXT), (at + u64::from(cut), rest, 0)];
+        tx.chain(2 * n, &buffers);
+    }
+    let mut seen = Vec::new();
+    for _ in 0..30 {
+        let queue = device.tx(0).expect("runs");
+        let credit = Credit::new(8);
+        let before = seen.len();
+        let turn = queue.turn_within(&credit, |frame| {
+            if seen.len() == before + 3 {
+                return Sent::Busy;
+            }
+            let mut bytes = Vec::new();
+            frame.copy_to(&mut bytes);
+            seen.push(bytes);
+            credit.spend(before % 4);
+            Sent::Done
+        });
+        assert_eq!(turn.expect("no fault").frames, seen.len() - before);
+        queue.ring().publish();
+    }
+    assert_eq!(seen, sent);
+    assert_eq!(tx.used().len(), sent.len());
+}
+
+#[test]
 fn buffers_are_used_in_the_order_in_which_they_were_made_available() {
     let (mut device, mut rx, mut tx) = device(NET.with(Features::IN_ORDER), 16);
     let heads = [9, 3, 12, 0, 6];

@@ -1,13 +1,15 @@
 //! A transmit queue: frames that the driver sends.
 //!
-//! Each frame is read in place: header and head are copied out and checked, the tail stays in guest memory until
-//! the one copy to where it goes.
+//! Header and head of a frame are copied out and checked, some frames at a time; the tail stays in guest memory until the
+//! one copy to where it goes.
 
+use std::array;
 use std::cell::Cell;
 
 use super::features::Features;
 use super::frame::{Frame, HEAD, MAX_FRAME};
 use super::header::{HEADER_LEN, NetHeader};
+use super::memory::Slice;
 use super::ring::{Chain, Fault, Ring};
 
 /// What became of a frame.
@@ -73,20 +75,40 @@ pub const fn cost(bytes: usize, descriptors: usize) -> usize {
     1 + copied / 2048 + descriptors / 16
 }
 
+/// Frames whose beginnings are copied before the first of them goes on.
+const TOGETHER: usize = 16;
+
 /// A transmit queue.
 #[derive(Debug)]
 pub struct Tx {
     ring: Ring,
     features: Features,
-    linear: Box<[u8; HEADER_LEN + HEAD]>,
+    copied: Box<[Copied; TOGETHER]>,
+}
+
+/// The beginning of a frame, out of reach of the driver.
+#[derive(Debug)]
+struct Copied {
+    chain: Chain,
+    /// Bytes of the frame; `None` when the chain holds none.
+    len: Option<usize>,
+    /// Pieces that are wholly in `linear`.
+    whole: usize,
+    linear: [u8; HEADER_LEN + HEAD],
 }
 
 impl Tx {
     pub(super) fn new(ring: Ring, features: Features) -> Self {
+        let nothing = |_| Copied {
+            chain: Chain::default(),
+            len: None,
+            whole: 0,
+            linear: [0; HEADER_LEN + HEAD],
+        };
         Self {
             ring,
             features,
-            linear: Box::new([0; HEADER_LEN + HEAD]),
+            copied: Box::new(array::from_fn(nothing)),
         }
     }
 
@@ -128,59 +150,100 @@ impl Tx {
     ) -> Result<TxTurn, Fault> {
         let mut turn = TxTurn::default();
         while credit.left() > 0 {
-            let Some(chain) = self.ring.peek(0)? else {
+            let count = self.copy_next(credit)?;
+            if count == 0 {
                 break;
-            };
-            let cost = cost(chain.bytes, chain.descriptors);
-            match self.read(chain) {
-                None => turn.malformed += 1,
-                Some(frame) => match sink(&frame) {
-                    Sent::Done => turn.frames += 1,
-                    Sent::Busy => {
-                        // The pieces were trimmed for this frame: walk them anew the next time.
-                        self.ring.rewind();
-                        turn.busy = true;
-                        break;
-                    }
-                },
             }
-            credit.spend(cost);
-            self.ring.complete(chain, 0);
+            for copied in self.copied.iter().take(count) {
+                if credit.left() <= 0 {
+                    // The sink took it. Copying has trimmed the pieces: they are walked anew the next time.
+                    self.ring.rewind();
+                    break;
+                }
+                match copied.frame(&self.ring) {
+                    None => turn.malformed += 1,
+                    Some(frame) => match sink(&frame) {
+                        Sent::Done => turn.frames += 1,
+                        Sent::Busy => {
+                            self.ring.rewind();
+                            turn.busy = true;
+                            return Ok(turn);
+                        }
+                    },
+                }
+                credit.spend(copied.cost());
+                self.ring.complete(copied.chain, 0);
+            }
         }
         Ok(turn)
     }
 
-    /// The frame in `chain`, or `None` when it is none: too short, too long, or with a header that is refused.
-    fn read(&mut self, chain: Chain) -> Option<Frame<'_>> {
-        let header_len = self.features.header_len();
-        let len = chain.bytes.checked_sub(header_len)?;
+    /// Copies the beginnings of the next frames, of as many as there is credit for; how many.
+    ///
+    /// Several before the first of them goes on: what has just been copied out is not read again (loads that span
+    /// several stores wait for them) while the last frame is still on its way into its receiver's memory.
+    fn copy_next(&mut self, credit: &Credit) -> Result<usize, Fault> {
+        let left = Credit::from_left(credit.left());
+        let mut count = 0;
+        for copied in self.copied.iter_mut() {
+            if left.left() <= 0 {
+                break;
+            }
+            let Some(chain) = self.ring.peek(count)? else {
+                break;
+            };
+            copied.chain = chain;
+            copied.len = copied.copy(self.features, self.ring.pieces(chain));
+            left.spend(copied.cost());
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+impl Copied {
+    fn cost(&self) -> usize {
+        cost(self.chain.bytes, self.chain.descriptors)
+    }
+
+    /// Copies header and head of the frame in its chain; its length, or `None` when it is none: too short, too long, or with
+    /// a header that is refused.
+    fn copy(&mut self, features: Features, pieces: &mut [Slice]) -> Option<usize> {
+        let header_len = features.header_len();
+        let len = self.chain.bytes.checked_sub(header_len)?;
         if !(14..=MAX_FRAME).contains(&len) {
             return None;
         }
         // A short (legacy) header leaves the two bytes of num_buffers out.
         let gap = HEADER_LEN - header_len;
         let linear = &mut self.linear[gap..HEADER_LEN + HEAD.min(len)];
-        let pieces = self.ring.pieces(chain);
         let mut at = 0;
-        let mut whole = 0;
-        for piece in pieces.iter_mut() {
+        self.whole = 0;
+        for piece in pieces {
             let n = piece.read(&mut linear[at..]);
             at += n;
             if n < piece.len() {
                 piece.advance(n);
                 break;
             }
-            whole += 1;
+            self.whole += 1;
         }
         if gap > 0 {
             self.linear.copy_within(gap..HEADER_LEN, 0);
         }
         let mut raw = [0; HEADER_LEN];
         raw.copy_from_slice(&self.linear[..HEADER_LEN]);
-        let header = NetHeader::checked(&raw, len, self.features).ok()?;
+        let header = NetHeader::checked(&raw, len, features).ok()?;
         self.linear[..HEADER_LEN].copy_from_slice(&header.encode());
-        let linear = HEADER_LEN + HEAD.min(len);
-        let tail = self.ring.pieces_ref(chain).get(whole..).unwrap_or_default();
-        Frame::with_tail(&self.linear[..linear], tail, len - HEAD.min(len))
+        Some(len)
+    }
+
+    /// The frame, if it is one.
+    fn frame<'a>(&'a self, ring: &'a Ring) -> Option<Frame<'a>> {
+        let len = self.len?;
+        let head = HEAD.min(len);
+        let tail = ring.pieces_ref(self.chain);
+        let tail = tail.get(self.whole..).unwrap_or_default();
+        Frame::with_tail(&self.linear[..HEADER_LEN + head], tail, len - head)
     }
 }

@@ -48,14 +48,11 @@ impl Paths<'_> {
         };
         match switch.ingress_head(self.now, index, frame.head(), frame.len()) {
             Egress::To(to) => self.send(to, frame),
-            Egress::Flood(ports) => match ports.only() {
-                Some(to) => self.send(to, frame),
-                None => {
-                    let copies = ports.len() - 1;
-                    self.credit.spend(copies * cost(frame.len(), 0));
-                    ports.iter().for_each(|to| self.send(to, frame));
-                }
-            },
+            Egress::Flood(ports) => {
+                let copies = ports.len() - 1;
+                self.credit.spend(copies * cost(frame.len(), 0));
+                ports.iter().for_each(|to| self.send(to, frame));
+            }
             Egress::Drop(_) => {}
         }
         Sent::Done

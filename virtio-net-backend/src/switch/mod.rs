@@ -78,9 +78,9 @@ impl Time {
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress {
-    /// To one port.
+    /// To one port: the address is there, or nobody else may have the frame.
     To(PortIndex),
-    /// To each of these, which are never none.
+    /// To each of these, which are two at least.
     Flood(PortSet),
     /// Nowhere.
     Drop(Reason),
@@ -391,36 +391,32 @@ impl Switch {
     }
 
     /// To all who may have it and whose rate allows it.
-    #[inline(never)]
     fn flood(&mut self, now: Time, from: PortIndex, unknown: Unknown, bytes: u64) -> Egress {
-        let mut ports = self.attached;
-        ports.remove(from);
-        if unknown.0 {
-            ports = ports.without(&self.settled);
-        }
-        if self.isolated.contains(from) {
-            ports = ports.without(&self.isolated);
-        }
-        if ports.is_empty() {
-            return self.drop(from, Reason::NoReceiver);
-        }
-        let mut accepts = |port: &PortIndex| {
-            let receiver = self.slot_mut(*port);
-            receiver.is_some_and(|receiver| receiver.accept(now, bytes))
-        };
-        if let Some(only) = ports.only() {
-            // A network of two ports floods much and never to more than one.
-            return if accepts(&only) {
-                Egress::Flood(ports)
-            } else {
-                Egress::Drop(Reason::RateOut)
-            };
-        }
-        let ready: PortSet = ports.iter().filter(accepts).collect();
-        if ready.is_empty() {
-            Egress::Drop(Reason::RateOut)
-        } else {
-            Egress::Flood(ready)
+        let apart = self.isolated.contains(from).then_some(&self.isolated);
+        let settled = unknown.0.then_some(&self.settled);
+        let may_have = self.attached.except([apart, settled], self.slots.len());
+        let mut nobody = true;
+        let mut ready = may_have
+            .filter(|port| *port != from)
+            .inspect(|_| nobody = false)
+            .filter(|port| {
+                let receiver = self.slots.get_mut(port.index()).and_then(Option::as_mut);
+                receiver.is_some_and(|receiver| receiver.accept(now, bytes))
+            });
+        // A network of two ports floods much, and never to more than one.
+        match (ready.next(), ready.next()) {
+            (Some(only), None) => Egress::To(only),
+            (Some(first), Some(second)) => {
+                Egress::Flood([first, second].into_iter().chain(ready).collect())
+            }
+            (None, _) => {
+                drop(ready);
+                if nobody {
+                    self.drop(from, Reason::NoReceiver)
+                } else {
+                    Egress::Drop(Reason::RateOut)
+                }
+            }
         }
     }
 

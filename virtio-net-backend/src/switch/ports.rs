@@ -92,44 +92,36 @@ impl PortSet {
             .sum()
     }
 
-    /// The port, when there is exactly one.
-    #[must_use]
-    pub fn only(&self) -> Option<PortIndex> {
-        let mut found = None;
-        for (at, word) in self
-            .words
-            .iter()
-            .enumerate()
-            .filter(|(_, word)| **word != 0)
-        {
-            if found.is_some() || !word.is_power_of_two() {
-                return None;
-            }
-            found = PortIndex::new(at * 64 + word.trailing_zeros() as usize);
-        }
-        found
-    }
-
-    /// The ports of `self` that are not in `other`.
-    #[must_use]
-    pub fn without(mut self, other: &Self) -> Self {
-        for (word, other) in self.words.iter_mut().zip(&other.words) {
-            *word &= !other;
-        }
-        self
+    /// The ports, with numbers below `end`, that are in none of the `others`, in ascending order. No set is made for it: of
+    /// a small switch this is a word or two.
+    pub(super) fn except<'a>(
+        &'a self,
+        others: [Option<&'a Self>; 2],
+        end: usize,
+    ) -> impl Iterator<Item = PortIndex> + 'a {
+        let words = self.words.iter().take(end.div_ceil(64)).enumerate();
+        words.flat_map(move |(at, word)| {
+            let others = others.iter().flatten();
+            let left = others.fold(*word, |left, other| left & !other.words[at]);
+            ports_of(at, left)
+        })
     }
 
     /// The ports, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = PortIndex> + '_ {
-        self.words.iter().enumerate().flat_map(|(at, word)| {
-            let mut rest = *word;
-            std::iter::from_fn(move || {
-                let bit = rest.trailing_zeros() as usize;
-                rest &= rest.wrapping_sub(1);
-                (bit < 64).then(|| PortIndex::new(at * 64 + bit)).flatten()
-            })
-        })
+        let words = self.words.iter().enumerate();
+        words.flat_map(|(at, word)| ports_of(at, *word))
     }
+}
+
+/// The ports of the word at that place.
+fn ports_of(at: usize, word: u64) -> impl Iterator<Item = PortIndex> {
+    let mut rest = word;
+    std::iter::from_fn(move || {
+        let bit = rest.trailing_zeros() as usize;
+        rest &= rest.wrapping_sub(1);
+        (bit < 64).then(|| PortIndex::new(at * 64 + bit)).flatten()
+    })
 }
 
 impl Extend<PortIndex> for PortSet {
@@ -175,7 +167,11 @@ mod tests {
             let set = |ports: &BTreeSet<usize>| ports.iter().filter_map(|p| PortIndex::new(*p)).collect::<PortSet>();
             let list = |ports: PortSet| ports.iter().map(PortIndex::index).collect::<Vec<_>>();
             prop_assert_eq!(list(set(&a)), a.iter().copied().collect::<Vec<_>>());
-            prop_assert_eq!(list(set(&a).without(&set(&b))), a.difference(&b).copied().collect::<Vec<_>>());
+            let (all, others) = (set(&a), set(&b));
+            let except = |end| all.except([None, Some(&others)], end).collect();
+            prop_assert_eq!(list(except(MAX_PORTS)), a.difference(&b).copied().collect::<Vec<_>>());
+            let end = a.last().map_or(0, |last| last + 1);
+            prop_assert_eq!(except(end), except(MAX_PORTS));
             prop_assert_eq!(set(&a).len(), a.len());
             prop_assert_eq!(set(&a).is_empty(), a.is_empty());
         }

@@ -88,7 +88,7 @@ fn isolated_ports_reach_the_uplink_and_not_each_other() {
     let mut switch = switch([Port::uplink(), isolated(), isolated()]);
     assert_eq!(
         switch.ingress(at(0), port(1), &frame(BROADCAST, mac(1))),
-        Egress::Flood(ports(&[0]))
+        Egress::To(port(0))
     );
     assert_eq!(
         switch.ingress(at(0), port(0), &frame(BROADCAST, mac(9))),
@@ -127,7 +127,7 @@ fn a_guarded_address_is_known_before_it_speaks_and_cannot_be_taken() {
     );
     assert_eq!(
         switch.ingress(at(9999), port(2), &frame(mac(77), mac(2))),
-        Egress::Flood(ports(&[0])),
+        Egress::To(port(0)),
         "nothing unknown is there"
     );
     assert_eq!(
@@ -181,7 +181,7 @@ fn a_port_that_invents_addresses_fills_its_own_share_only() {
     for last in 0..=255 {
         assert!(matches!(
             switch.ingress(at(0), hostile, &frame(BROADCAST, mac(last))),
-            Egress::Flood(_)
+            Egress::To(_)
         ));
     }
     assert_eq!(switch.entries(at(0)).count(), 10);
@@ -219,7 +219,7 @@ fn nonsense_goes_nowhere_and_is_counted() {
             port(0),
             &frame(Mac([1, 0x80, 0xc2, 0, 0, 0x10]), mac(1))
         ),
-        Egress::Flood(ports(&[1]))
+        Egress::To(port(1))
     );
     assert_eq!(
         switch.ingress(at(0), port(5), &frame(mac(1), mac(2))),
@@ -269,7 +269,7 @@ fn rates_hold_in_both_directions() {
     assert!(switch.send_wait(at(0), port(1)) > Duration::ZERO);
     assert_eq!(
         to_all(&mut switch, 0),
-        Egress::Flood(ports(&[1])),
+        Egress::To(port(1)),
         "port 2 has had its two"
     );
     switch.ingress(at(0), port(2), &frame(BROADCAST, mac(2)));
@@ -314,7 +314,7 @@ fn a_port_changed_in_place_keeps_its_counters_and_forgets_its_addresses() {
     );
     assert_eq!(
         switch.ingress(at(0), port(0), &frame(mac(1), mac(9))),
-        Egress::Flood(ports(&[2]))
+        Egress::To(port(2))
     );
     assert!(!switch.configure(at(0), port(9), Port::default()));
 }
@@ -391,10 +391,11 @@ impl Naive {
                     **index != from && !(isolated && *other) && (group || guard.is_none())
                 });
                 let all: PortSet = all.map(|(index, _)| port(*index)).collect();
-                if all.is_empty() {
-                    Egress::Drop(Reason::NoReceiver)
-                } else {
-                    Egress::Flood(all)
+                let first = all.iter().next();
+                match (first, all.len()) {
+                    (None, _) => Egress::Drop(Reason::NoReceiver),
+                    (Some(only), 1) => Egress::To(only),
+                    _ => Egress::Flood(all),
                 }
             }
         }
