@@ -5,6 +5,7 @@
 //! said and skipped.
 #![allow(clippy::print_stdout, reason = "its output is its purpose")]
 
+mod cores;
 mod guests;
 mod kvm;
 mod load;

@@ -1,13 +1,18 @@
 //! T1, T3, T4, S1, S2: rings driven by testpmd.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::time::{ClockId, clock_gettime};
 use tests::daemon::binary;
+use tests::process::tail;
 use tests::{Ns, Proc, wait_for};
+use virtio_net_backend::port::Tap;
 
+use crate::cores;
 use crate::load::{self, Frontend, Rates, WARM_UP, WINDOW};
 use crate::ovs::Ovs;
 use crate::table::{line, median};
@@ -112,7 +117,9 @@ fn run(
 pub(crate) fn guest_to_tap(rounds: usize) -> anyhow::Result<()> {
     let mut samples = [Vec::new(), Vec::new()];
     let mut cost = [Vec::new(), Vec::new()];
+    let mut bare = Vec::new();
     for _ in 0..rounds {
+        bare.push(bare_write()?);
         for (i, who) in Who::ALL.into_iter().enumerate() {
             let (_, at_tap, cores) = run(who, false, "txonly", 64, &[])?;
             samples[i].push(at_tap);
@@ -135,7 +142,37 @@ pub(crate) fn guest_to_tap(rounds: usize) -> anyhow::Result<()> {
             &note,
         );
     }
+    let bare = median(&bare);
+    let note = format!("Mpps, {bare:.0} ns CPU a frame: what this kernel's tap takes");
+    line(
+        "T1",
+        "the same",
+        "a loop of write()",
+        1e3 / bare,
+        None,
+        &note,
+    );
     Ok(())
+}
+
+/// What a bare `write` of such a frame to a tap costs this machine's kernel, in nanoseconds of CPU: what T1 stands on.
+fn bare_write() -> anyhow::Result<f64> {
+    const FRAMES: u32 = 500_000;
+    // A header that asks for nothing, and a frame for somebody else.
+    let mut frame = [0; 12 + 60];
+    frame[12..25].copy_from_slice(&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 0, 8]);
+    let ns = Ns::new("bench")?;
+    ns.enter(|| {
+        cores::stay_on(1);
+        let (tap, _) = Tap::open("bt0")?;
+        tap.bring_up(None)?;
+        let began = clock_gettime(ClockId::ThreadCPUTime);
+        for _ in 0..FRAMES {
+            rustix::io::write(tap.as_fd(), &frame)?;
+        }
+        let took = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime) - began)?;
+        Ok(took.as_secs_f64() * 1e9 / f64::from(FRAMES))
+    })?
 }
 
 /// T3: closed loop, 64 frames in flight.
@@ -203,19 +240,25 @@ pub(crate) fn flood(rounds: usize) -> anyhow::Result<()> {
 pub(crate) fn switch(rounds: usize, size: u32) -> anyhow::Result<()> {
     let id = if size == 64 { "S1" } else { "S2" };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut apart = [Vec::new(), Vec::new()];
     let mut cores = Vec::new();
     for _ in 0..rounds {
-        let (rate, used) = switch_ours(size)?;
+        let (rate, used) = switch_ours(size, &mut apart[0])?;
         ours.push(rate);
         cores.push(used);
-        match switch_ovs(size).or_else(|_| switch_ovs(size)) {
+        match switch_ovs(size, &mut apart[1]).or_else(|_| switch_ovs(size, &mut apart[1])) {
             Ok(rate) => theirs.push(rate),
             Err(error) => eprintln!("OVS: {error:#}"),
         }
     }
     let ratio = (!theirs.is_empty()).then(|| median(&ours) / median(&theirs));
     let measure = format!("switch, two ports, {size} B");
-    let note = format!("Mpps both ways, {:.2} cores {ours:.2?}", median(&cores));
+    let apart = apart.map(|apart| format!("cores {apart:.0?} ns apart"));
+    let note = format!(
+        "Mpps both ways, {:.2} cores {ours:.2?}, {}",
+        median(&cores),
+        apart[0]
+    );
     line(
         id,
         &measure,
@@ -230,7 +273,7 @@ pub(crate) fn switch(rounds: usize, size: u32) -> anyhow::Result<()> {
         "OVS-DPDK",
         median(&theirs),
         None,
-        &format!("Mpps both ways {theirs:.2?}"),
+        &format!("Mpps both ways {theirs:.2?}, {}", apart[1]),
     );
     Ok(())
 }
@@ -240,7 +283,8 @@ const PEERS: [&str; 2] = [
     "--eth-peer=1,02:00:00:00:01:00",
 ];
 
-fn switch_ours(size: u32) -> anyhow::Result<(f64, f64)> {
+/// The rate and the cores used; `apart` gets how far apart the cores were then.
+fn switch_ours(size: u32, apart: &mut Vec<f64>) -> anyhow::Result<(f64, f64)> {
     use std::io::{BufRead as _, Write as _};
     let ns = Ns::new("bench")?;
     let control = ns.scratch().join("control");
@@ -270,12 +314,14 @@ fn switch_ours(size: u32) -> anyhow::Result<(f64, f64)> {
     }
     .start(&ns)?;
     sleep(WARM_UP);
-    let cores = load::cores_over(backend.id(), WINDOW)?;
+    let used = load::cores_over(backend.id(), WINDOW)?;
     sleep(Duration::from_secs(1));
-    Ok((load::rates(&frontend).received, cores))
+    let rate = load::rates(&frontend).received;
+    apart.push(cores::distance());
+    Ok((rate, used))
 }
 
-fn switch_ovs(size: u32) -> anyhow::Result<f64> {
+fn switch_ovs(size: u32, apart: &mut Vec<f64>) -> anyhow::Result<f64> {
     let ns = Ns::new("bench")?;
     let sockets = ["p0", "p1"].map(|name| ns.scratch().join(name));
     let paths = [sockets[0].as_path(), sockets[1].as_path()];
@@ -293,8 +339,9 @@ fn switch_ovs(size: u32) -> anyhow::Result<f64> {
         let rate = load::rates(&frontend).received;
         if rate > 0.0 { Ok(()) } else { Err("none yet") }
     });
-    first.with_context(|| format!("{}\n{}", ovs.log(), frontend.log()))?;
+    first.with_context(|| format!("{}\n{}", ovs.log(), tail(&frontend.log(), 10)))?;
     sleep(WINDOW + Duration::from_secs(2));
     let rate = load::rates(&frontend).received;
+    apart.push(cores::distance());
     Ok(rate)
 }
