@@ -119,7 +119,7 @@ pub(crate) fn guest_to_tap(rounds: usize) -> anyhow::Result<()> {
     let mut cost = [Vec::new(), Vec::new()];
     let mut bare = Vec::new();
     for _ in 0..rounds {
-        bare.push(bare_write()?);
+        bare.push(self::bare(false)?);
         for (i, who) in Who::ALL.into_iter().enumerate() {
             let (_, at_tap, cores) = run(who, false, "txonly", 64, &[])?;
             samples[i].push(at_tap);
@@ -142,44 +142,56 @@ pub(crate) fn guest_to_tap(rounds: usize) -> anyhow::Result<()> {
             &note,
         );
     }
-    let bare = median(&bare);
-    let note = format!("Mpps, {bare:.0} ns CPU a frame: what this kernel's tap takes");
-    line(
-        "T1",
-        "the same",
-        "a loop of write()",
-        1e3 / bare,
-        None,
-        &note,
-    );
+    bare_line("T1", "a loop of write()", "Mpps", &bare);
     Ok(())
 }
 
-/// What a bare `write` of such a frame to a tap costs this machine's kernel, in nanoseconds of CPU: what T1 stands on.
-fn bare_write() -> anyhow::Result<f64> {
-    const FRAMES: u32 = 500_000;
+/// What this machine's kernel alone takes for such a frame, in nanoseconds of CPU: a bare `write` to a tap, and where the
+/// tap is `reflecting` the `read` of what comes back, 64 at a time. It is what T1 and T3 stand on.
+fn bare(reflecting: bool) -> anyhow::Result<f64> {
+    const TURNS: u32 = 8_000;
+    const FLYING: u32 = 64;
     // A header that asks for nothing, and a frame for somebody else.
     let mut frame = [0; 12 + 60];
     frame[12..25].copy_from_slice(&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 0, 8]);
     let ns = Ns::new("bench")?;
+    let tap = ns.enter(|| {
+        let (tap, _) = Tap::open("bt0")?;
+        tap.bring_up(None).map(|()| tap)
+    })??;
+    if reflecting {
+        load::reflect(&ns, "bt0")?;
+    }
     ns.enter(|| {
         cores::stay_on(1);
-        let (tap, _) = Tap::open("bt0")?;
-        tap.bring_up(None)?;
         let began = clock_gettime(ClockId::ThreadCPUTime);
-        for _ in 0..FRAMES {
-            rustix::io::write(tap.as_fd(), &frame)?;
+        for _ in 0..TURNS {
+            for _ in 0..FLYING {
+                rustix::io::write(tap.as_fd(), &frame)?;
+            }
+            for _ in 0..if reflecting { FLYING } else { 0 } {
+                rustix::io::read(tap.as_fd(), &mut frame).context("a frame did not come back")?;
+            }
         }
         let took = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime) - began)?;
-        Ok(took.as_secs_f64() * 1e9 / f64::from(FRAMES))
+        Ok(took.as_secs_f64() * 1e9 / f64::from(TURNS * FLYING))
     })?
+}
+
+/// A line for [`bare`].
+fn bare_line(id: &str, who: &str, unit: &str, costs: &[f64]) {
+    let cost = median(costs);
+    let note = format!("{unit}, {cost:.0} ns CPU each: what this kernel takes");
+    line(id, "the same", who, 1e3 / cost, None, &note);
 }
 
 /// T3: closed loop, 64 frames in flight.
 pub(crate) fn closed_loop(rounds: usize) -> anyhow::Result<()> {
     let mut samples = [Vec::new(), Vec::new()];
     let mut cost = [Vec::new(), Vec::new()];
+    let mut bare = Vec::new();
     for _ in 0..rounds {
+        bare.push(self::bare(true)?);
         for (i, who) in Who::ALL.into_iter().enumerate() {
             let (rates, _, cores) = run(who, true, "io", 64, &["--tx-first", "--burst=64"])?;
             samples[i].push(rates.received);
@@ -202,6 +214,7 @@ pub(crate) fn closed_loop(rounds: usize) -> anyhow::Result<()> {
             &note,
         );
     }
+    bare_line("T3", "write() and read()", "M round trips/s", &bare);
     Ok(())
 }
 
