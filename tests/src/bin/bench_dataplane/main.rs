@@ -23,6 +23,12 @@ fn main() -> anyhow::Result<()> {
         if argument == "--rounds" {
             rounds = arguments.next().context("--rounds N")?.parse()?;
         } else {
+            let known: Vec<_> = BENCHES.iter().map(|(id, _)| *id).collect();
+            anyhow::ensure!(
+                known.contains(&argument.as_str()),
+                "there is no bench {argument}; there are {}",
+                known.join(", ")
+            );
             wanted.push(argument);
         }
     }
